@@ -1,0 +1,1 @@
+//! Control plane: references, instants, requests, answers and failures as types.

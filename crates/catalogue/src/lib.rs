@@ -1,0 +1,1 @@
+//! Volumes, branches, marks and their rules, as records.

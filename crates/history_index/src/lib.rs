@@ -1,0 +1,1 @@
+//! Sorted runs: which version of a block is where, at any sequence.

@@ -1,0 +1,1 @@
+//! Super block, key slots and the chained, sealed record log that says what is valid.

@@ -1,0 +1,1 @@
+//! NBD protocol sessions without I/O.

@@ -1,0 +1,1 @@
+//! The log: batches, flush, recovery, packs. Owns durability.

@@ -1,0 +1,1 @@
+//! Sockets, threads, shutdown; joins sessions to devices.

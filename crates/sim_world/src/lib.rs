@@ -1,0 +1,1 @@
+//! The same door from one seed: torn writes, lost caches, bit rot, delays.

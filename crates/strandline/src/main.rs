@@ -1,0 +1,2 @@
+//! The binary: arguments, one call below, text or JSON, and an exit code.
+fn main() {}

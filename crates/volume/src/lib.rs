@@ -1,0 +1,1 @@
+//! The versioned block map on the log: any instant, clone, rewind, diff.

@@ -1,0 +1,1 @@
+//! A whole store, its clients and its faults in one thread, from one seed.
