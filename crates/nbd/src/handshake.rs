@@ -399,3 +399,120 @@ fn put_reply(output: &mut Vec<u8>, option: u32, reply: u32, data: &[u8]) {
 fn clipped(text: &str) -> &str {
     &text[..text.floor_char_boundary(STRING_BYTES_MAX)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Command, Session};
+
+    fn option(number: u32, data: &[u8]) -> Vec<u8> {
+        let length = length_u32(data.len()).to_be_bytes();
+        [wire::OPTION_MAGIC, &number.to_be_bytes()[..], &length, data].concat()
+    }
+
+    fn greeted() -> Handshake {
+        let mut handshake = Handshake::start(&mut Vec::new());
+        assert_eq!(handshake.poll(&[0, 0, 0, 3], &mut Vec::new()), Ok((4, Event::Handled)));
+        handshake
+    }
+
+    #[test]
+    fn client_flags_must_be_offered() {
+        let polled = Handshake::start(&mut Vec::new()).poll(&[0x80, 0, 0, 3], &mut Vec::new());
+        assert_eq!(polled, Err(Violation::ClientFlags(0x8000_0003)));
+    }
+
+    #[test]
+    fn an_option_may_not_be_too_long() {
+        let header = |length: u32| [&b"IHAVEOPT\0\0\0\x07"[..], &length.to_be_bytes()].concat();
+        let longest = header(OPTION_BYTES_MAX);
+        let at_least = OPTION_HEADER_BYTES + OPTION_BYTES_MAX as usize;
+        let polled = greeted().poll(&longest, &mut Vec::new());
+        assert_eq!(polled, Ok((0, Event::NeedMore { at_least })));
+        let length_bytes = OPTION_BYTES_MAX + 1;
+        let longer = header(length_bytes);
+        let polled = greeted().poll(&longer, &mut Vec::new());
+        assert_eq!(polled, Err(Violation::OptionTooLong { option: 7, length_bytes }));
+    }
+
+    #[test]
+    fn a_handshake_ends_after_so_many_options() {
+        let (mut handshake, option) = (greeted(), option(99, b""));
+        for _ in 0..OPTIONS_MAX {
+            let polled = handshake.poll(&option, &mut Vec::new());
+            assert_eq!(polled, Ok((option.len(), Event::Handled)));
+        }
+        let polled = handshake.poll(&option, &mut Vec::new());
+        assert_eq!(polled, Err(Violation::HandshakeTooLong { options: OPTIONS_MAX }));
+    }
+
+    #[test]
+    fn a_handshake_ends_after_so_many_bytes() {
+        let option = option(99, &vec![0; OPTION_BYTES_MAX as usize]);
+        let mut handshake = greeted();
+        let fits = HANDSHAKE_BYTES_MAX / option.len();
+        for _ in 0..fits {
+            handshake.poll(&option, &mut Vec::new()).expect("within the limit");
+        }
+        let options = u32::try_from(fits).expect("few");
+        let polled = handshake.poll(&option, &mut Vec::new());
+        assert_eq!(polled, Err(Violation::HandshakeTooLong { options }));
+    }
+
+    /// Whether a block status is served after these options; all exports there are exist.
+    fn selects(options: &[Vec<u8>]) -> bool {
+        let mut output = Vec::new();
+        let mut session = Session::start(&mut output);
+        let status = b"\x25\x60\x95\x13\0\0\0\x0712345678\0\0\0\0\0\0\0\0\0\0\x10\0";
+        let bytes = [&[0, 0, 0, 3], &options.concat()[..], status].concat();
+        let mut input = &bytes[..];
+        loop {
+            let (consumed, event) = session.poll(input, &mut output).expect("well framed");
+            input = &input[consumed..];
+            match event {
+                Event::Open(Open { name, .. }) => {
+                    let (size_bytes, read_only, multi_conn) = (1 << 20, false, false);
+                    let description = "";
+                    let export =
+                        ExportInfo { size_bytes, read_only, multi_conn, name, description };
+                    session.opened(&export, &mut output);
+                }
+                Event::Handled => {}
+                Event::Request(request) => {
+                    return matches!(request.command, Command::BlockStatus { .. });
+                }
+                Event::NeedMore { .. } => return false,
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_context_holds_for_the_export_it_was_selected_with() {
+        let structured = || option(wire::OPT_STRUCTURED_REPLY, b"");
+        let go = || option(wire::OPT_GO, b"\0\0\0\x01a\0\0");
+        let set = |data: &[u8]| option(wire::OPT_SET_META_CONTEXT, data);
+        let of_a = b"\0\0\0\x01a\0\0\0\x01\0\0\0\x0fbase:allocation";
+        let of_b = b"\0\0\0\x01b\0\0\0\x01\0\0\0\x0fbase:allocation";
+        let none = b"\0\0\0\x01a\0\0\0\0";
+        let list = option(wire::OPT_LIST_META_CONTEXT, none);
+        assert!(selects(&[structured(), set(of_a), go()]));
+        assert!(selects(&[structured(), set(of_a), list, go()]), "a listing changes nothing");
+        assert!(!selects(&[structured(), go()]), "never selected");
+        assert!(!selects(&[structured(), set(of_b), go()]), "of another export");
+        assert!(!selects(&[structured(), set(of_a), set(of_b), go()]), "the last one counts");
+        assert!(!selects(&[structured(), set(of_a), set(none), go()]), "deselected");
+        assert!(!selects(&[structured(), set(of_a), set(b"x"), go()]), "a failure deselects");
+    }
+
+    #[test]
+    fn names_are_utf8_without_nul_and_not_too_long() {
+        let longest = "n".repeat(STRING_BYTES_MAX);
+        assert_eq!(parse_name(longest.as_bytes()).ok(), Some(&*longest));
+        assert_eq!(parse_name(b"").ok(), Some(""));
+        assert!(parse_name(format!("{longest}n").as_bytes()).is_err());
+        assert!(parse_name(b"a\0b").is_err());
+        assert!(parse_name(b"\xff\xfe").is_err());
+        assert_eq!(greeted().option(1, b"\xff", &mut Vec::new()), Err(Violation::ExportName));
+    }
+}

@@ -227,3 +227,68 @@ impl Errno {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(form: Form, kind: Kind) -> ReplyTo {
+        ReplyTo { cookie: 7, offset_bytes: 4096, length_bytes: 1000, form, kind }
+    }
+
+    fn extent(length_bytes: u64, hole: bool) -> StatusExtent {
+        StatusExtent { length_bytes, hole }
+    }
+
+    #[test]
+    fn equal_neighbours_are_joined_and_the_end_is_cut() {
+        let extents = [extent(100, false), extent(0, true), extent(200, false), extent(900, true)];
+        let joined: Vec<_> = joined(extents, 1000).collect();
+        assert_eq!(joined, [extent(300, false), extent(700, true)]);
+    }
+
+    #[test]
+    fn a_block_status_of_one_has_one() {
+        let extents = [extent(10, false), extent(20, false), extent(30, true)];
+        let mut output = Vec::new();
+        reply(Form::Structured, Kind::Status { one: true }).block_status(extents, &mut output);
+        assert_eq!(output[20..], [0, 0, 0, 1, 0, 0, 0, 30, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_block_status_is_bounded() {
+        let extents = (0..u64::MAX).map(|at| extent(1, at % 2 == 0));
+        let mut output = Vec::new();
+        let mut reply = reply(Form::Extended, Kind::Status { one: false });
+        reply.length_bytes = u64::MAX;
+        reply.block_status(extents, &mut output);
+        assert_eq!(output.len(), 32 + 8 + 16 * STATUS_EXTENTS_MAX);
+        let payload_bytes = 8 + 16 * STATUS_EXTENTS_MAX as u64;
+        assert_eq!(output[24..32], payload_bytes.to_be_bytes());
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let message = "é".repeat(3000).replacen('é', "e", 1);
+        let mut output = Vec::new();
+        reply(Form::Structured, Kind::Other).error(Errno::Io, &message, &mut output);
+        assert_eq!(str::from_utf8(&output[26..]).map(str::len), Ok(STRING_BYTES_MAX - 1));
+    }
+
+    #[test]
+    fn simple_replies_have_no_overflow() {
+        let error = |form| {
+            let mut output = Vec::new();
+            reply(form, Kind::Read).error(Errno::TooLarge, "", &mut output);
+            output
+        };
+        assert_eq!(error(Form::Simple)[4..8], 22_u32.to_be_bytes());
+        assert_eq!(error(Form::Structured)[20..24], 75_u32.to_be_bytes());
+    }
+
+    #[test]
+    #[should_panic(expected = "data for a request that is no read")]
+    fn only_reads_get_data() {
+        reply(Form::Simple, Kind::Other).data_header(&mut Vec::new());
+    }
+}

@@ -35,11 +35,11 @@ impl Transmission {
     }
 
     #[inline]
-    pub fn poll<'a>(
+    pub fn poll(
         &mut self,
-        input: &'a [u8],
+        input: &[u8],
         output: &mut Vec<u8>,
-    ) -> Result<(usize, Event<'a>), Violation> {
+    ) -> Result<(usize, Event<'static>), Violation> {
         if self.skip_bytes > 0 {
             return Ok(self.skip(input));
         }
@@ -305,5 +305,118 @@ impl Header {
         };
         let &Self { cookie, offset_bytes, length_bytes, .. } = self;
         ReplyTo { cookie, offset_bytes, length_bytes, form, kind }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Form::{Extended, Simple, Structured};
+
+    const SIZE_BYTES: u64 = 1 << 30;
+
+    fn judge(form: Form, command: u16, flags: u16, at: u64, length: u64) -> Result<Command, u32> {
+        let served = Served { size_bytes: SIZE_BYTES, read_only: false, form, allocation: true };
+        let header = Header { flags, command, cookie: 0, offset_bytes: at, length_bytes: length };
+        served.judge(&header).map_err(|Refused(errno, _)| errno.number())
+    }
+
+    #[test]
+    fn flags_are_taken_only_where_they_mean_something() {
+        use wire::*;
+        let reads = Ok(Command::Read { offset_bytes: 0, length_bytes: 512 });
+        assert_eq!(judge(Structured, CMD_READ, CMD_FLAG_DF | CMD_FLAG_FUA, 0, 512), reads);
+        let zeroes = CMD_FLAG_NO_HOLE | CMD_FLAG_FAST_ZERO | CMD_FLAG_FUA;
+        let zeroed =
+            Command::WriteZeroes { offset_bytes: 0, length_bytes: 512, no_hole: true, fua: true };
+        assert_eq!(judge(Simple, CMD_WRITE_ZEROES, zeroes, 0, 512), Ok(zeroed));
+        let one = Command::BlockStatus { offset_bytes: 0, length_bytes: 512, extents_max: 1 };
+        assert_eq!(judge(Structured, CMD_BLOCK_STATUS, CMD_FLAG_REQ_ONE, 0, 512), Ok(one));
+        for (form, command, flag) in [
+            (Simple, CMD_READ, CMD_FLAG_DF),
+            (Structured, CMD_READ, CMD_FLAG_NO_HOLE),
+            (Extended, CMD_READ, CMD_FLAG_PAYLOAD_LEN),
+            (Structured, CMD_WRITE, CMD_FLAG_PAYLOAD_LEN),
+            (Structured, CMD_WRITE, CMD_FLAG_DF),
+            (Structured, CMD_TRIM, CMD_FLAG_NO_HOLE),
+            (Structured, CMD_FLUSH, 1 << 14),
+            (Structured, CMD_WRITE_ZEROES, CMD_FLAG_REQ_ONE),
+        ] {
+            assert_eq!(judge(form, command, flag, 0, 512), Err(22), "{command} {flag:#x}");
+        }
+    }
+
+    #[test]
+    fn nothing_passes_the_end() {
+        use wire::*;
+        for (command, errno) in [
+            (CMD_READ, 22),
+            (CMD_WRITE, 28),
+            (CMD_TRIM, 22),
+            (CMD_WRITE_ZEROES, 28),
+            (CMD_CACHE, 22),
+            (CMD_BLOCK_STATUS, 22),
+        ] {
+            assert!(judge(Extended, command, 0, SIZE_BYTES - 1, 1).is_ok(), "{command}");
+            for (at, length) in [
+                (SIZE_BYTES, 1),
+                (SIZE_BYTES - 1, 2),
+                (0, SIZE_BYTES + 1),
+                (1 << 63, 1 << 63),
+                (u64::MAX, u64::MAX),
+            ] {
+                let judged = judge(Extended, command, 0, at, length);
+                assert_eq!(judged, Err(errno), "{command} at {at}+{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_is_at_most_32_mib() {
+        let longest = u64::from(PAYLOAD_BYTES_MAX);
+        for command in [wire::CMD_READ, wire::CMD_WRITE] {
+            assert!(judge(Simple, command, 0, 0, longest).is_ok());
+            assert_eq!(judge(Simple, command, 0, 0, longest + 1), Err(22));
+        }
+        assert!(judge(Simple, wire::CMD_WRITE_ZEROES, 0, 0, SIZE_BYTES).is_ok());
+    }
+
+    fn write(length: u32) -> Vec<u8> {
+        let header = b"\x25\x60\x95\x13\0\0\0\x0112345678\xff\xff\xff\xff\xff\xff\xff\xff";
+        [&header[..], &length.to_be_bytes()].concat()
+    }
+
+    fn transmission() -> Transmission {
+        let (size_bytes, read_only, form, allocation) = (SIZE_BYTES, false, Simple, false);
+        Transmission::new(Served { size_bytes, read_only, form, allocation })
+    }
+
+    #[test]
+    fn the_payload_of_a_refused_write_is_skipped() {
+        let (mut transmission, mut output) = (transmission(), Vec::new());
+        assert_eq!(transmission.poll(&write(10), &mut output), Ok((28, Event::Handled)));
+        assert_eq!(output.len(), 16, "answered at once");
+        let more = Event::NeedMore { at_least: 1 };
+        assert_eq!(transmission.poll(&[1; 4], &mut output), Ok((4, more)));
+        assert_eq!(transmission.poll(&[1; 40], &mut output), Ok((6, Event::Handled)));
+        assert_eq!(output.len(), 16, "answered once");
+    }
+
+    #[test]
+    fn a_payload_that_takes_too_long_ends_the_session() {
+        let skipped = u32::try_from(SKIPPED_BYTES_MAX).expect("64 MiB");
+        let polled = transmission().poll(&write(skipped), &mut Vec::new());
+        assert_eq!(polled, Ok((28, Event::Handled)));
+        let length_bytes = SKIPPED_BYTES_MAX + 1;
+        let polled = transmission().poll(&write(skipped + 1), &mut Vec::new());
+        assert_eq!(polled, Err(Violation::PayloadTooLong { command: 1, length_bytes }));
+    }
+
+    #[test]
+    fn a_request_of_another_form_ends_the_session() {
+        let mut bytes = write(10);
+        bytes[..4].copy_from_slice(&wire::EXTENDED_REQUEST_MAGIC.to_be_bytes());
+        let polled = transmission().poll(&bytes, &mut Vec::new());
+        assert_eq!(polled, Err(Violation::RequestMagic(wire::EXTENDED_REQUEST_MAGIC)));
     }
 }
