@@ -347,6 +347,8 @@ fn a_crash_ends_everything_at_its_moment() {
         assert!(is_crash(&file.sync_data().expect_err("after it")));
         assert!(is_crash(&file.read_at(0, &mut [0]).expect_err("after it")));
         assert!(is_crash(&disk.open("f", Access::READ).expect_err("after it")));
+        assert!(is_crash(&disk.list("").expect_err("after it")));
+        assert!(is_crash(&file.length_bytes().expect_err("after it")));
         let image = disk.power_cut(CutPolicy::All, &mut Seed(13).rng("cut"));
         assert_eq!(image.bytes("f").expect("there"), [expected]);
         assert!(!image.is_crashed());

@@ -205,7 +205,8 @@ fn misaligned_parts_are_our_bug() {
 }
 
 /// Sends the message to a server that sends back what it receives until its client ends.
-fn echo(seed: u64, message: &[u8]) -> Vec<u8> {
+/// Gives what came back, and when.
+fn echo(seed: u64, message: &[u8]) -> (Vec<u8>, u64) {
     let mut world = world(seed);
     let listener = world.net.listener();
     world.ring.push(Token(0), Op::Accept { listener: listener.clone() });
@@ -219,7 +220,7 @@ fn echo(seed: u64, message: &[u8]) -> Vec<u8> {
         for Done { token, result, page } in done {
             match (token.0, result.expect("no fault")) {
                 (0, Finished::Socket(accepted)) => socket = Some(accepted),
-                (1, Finished::Bytes(0)) => return answer,
+                (1, Finished::Bytes(0)) => return (answer, world.clock.boot_ns()),
                 (1, Finished::Bytes(bytes)) => {
                     to_send = page.expect("comes back").freeze().slice(0..bytes);
                 }
@@ -251,7 +252,9 @@ proptest! {
     fn streams_arrive_whole_and_in_order(seed in any::<u64>(), length in 1..600_000_usize) {
         let mut message = vec![0; length];
         Seed(seed).rng("message").fill(&mut message);
-        prop_assert!(echo(seed, &message) == message);
+        let (answer, ended_ns) = echo(seed, &message);
+        prop_assert!(answer == message);
+        prop_assert_eq!(echo(seed, &message).1, ended_ns, "the same cuts at the same times");
     }
 }
 

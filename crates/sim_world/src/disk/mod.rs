@@ -244,6 +244,12 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(state)))
     }
 
+    /// For questions that count as no operation.
+    fn lock_running(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.lock();
+        if state.crashed { Err(error::crash()) } else { Ok(state) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,11 +293,11 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        Ok(self.lock().current.list(path))
+        Ok(self.lock_running()?.current.list(path))
     }
 
     fn space(&self) -> io::Result<Space> {
-        let state = self.lock();
+        let state = self.lock_running()?;
         let total_bytes = state.capacity_bytes.unwrap_or(BOUNDLESS_BYTES);
         Ok(Space { total_bytes, free_bytes: total_bytes.saturating_sub(state.used_bytes()) })
     }
@@ -325,7 +331,7 @@ impl DiskFile for SimFile {
     }
 
     fn length_bytes(&self) -> io::Result<u64> {
-        let state = self.disk.lock();
+        let state = self.disk.lock_running()?;
         let inode = state.handle(self.number).inode;
         Ok(state.inodes[&inode].current.length_bytes)
     }
