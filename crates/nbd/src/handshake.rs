@@ -245,8 +245,9 @@ impl Handshake {
                     put_reply(output, option, wire::REP_META_CONTEXT, &data);
                 }
                 put_reply(output, option, wire::REP_ACK, &[]);
-                self.allocation_of =
-                    if selects { allocation.then_some(name) } else { self.allocation_of.take() };
+                if selects {
+                    self.allocation_of = allocation.then_some(name);
+                }
                 None
             }
             pending => panic!("an export opened without being asked for: {pending:?}"),

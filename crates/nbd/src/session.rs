@@ -260,7 +260,7 @@ pub enum Violation {
         length_bytes: u32,
     },
     /// The handshake never comes to an end.
-    #[error("handshake is longer than {options} options")]
+    #[error("handshake does not end after {options} options")]
     HandshakeTooLong {
         /// How many there were.
         options: u32,

@@ -254,23 +254,23 @@ impl Header {
     /// `None` when it is not all there.
     #[inline]
     fn parse(input: &[u8], form: Form) -> Result<Option<Self>, Violation> {
-        let Some(header) = input.get(..form.header_bytes()) else { return Ok(None) };
-        let mut fields = Cursor(header);
-        let parsed = (|| {
-            let magic = fields.u32()?;
-            let (flags, command) = (fields.u16()?, fields.u16()?);
-            let (cookie, offset_bytes) = (fields.u64()?, fields.u64()?);
-            let length_bytes = match form {
-                Form::Simple | Form::Structured => fields.u32()?.into(),
-                Form::Extended => fields.u64()?,
-            };
-            Some((magic, Self { flags, command, cookie, offset_bytes, length_bytes }))
-        })();
-        match parsed {
+        match Self::fields(Cursor(input), form) {
             Some((magic, header)) if magic == form.request_magic() => Ok(Some(header)),
             Some((magic, _)) => Err(Violation::RequestMagic(magic)),
             None => Ok(None),
         }
+    }
+
+    #[inline]
+    fn fields(mut input: Cursor<'_>, form: Form) -> Option<(u32, Self)> {
+        let magic = input.u32()?;
+        let (flags, command) = (input.u16()?, input.u16()?);
+        let (cookie, offset_bytes) = (input.u64()?, input.u64()?);
+        let length_bytes = match form {
+            Form::Simple | Form::Structured => input.u32()?.into(),
+            Form::Extended => input.u64()?,
+        };
+        Some((magic, Self { flags, command, cookie, offset_bytes, length_bytes }))
     }
 
     /// What follows the header. With extended headers a flag says so, which QEMU (10.0) forgets on
