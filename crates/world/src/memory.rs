@@ -155,7 +155,7 @@ impl Page {
     /// Ends all writing: from now on the bytes can be shared.
     pub fn freeze(self) -> Bytes {
         let (start, length_bytes) = (self.start, self.length_bytes);
-        Bytes { start, length_bytes, _owner: Owner::Page(Arc::new(self)) }
+        Bytes { start, length_bytes, owner: Owner::Page(Arc::new(self)) }
     }
 
     /// Makes the page shorter; the room behind is lost until it goes back.
@@ -196,10 +196,11 @@ impl fmt::Debug for Page {
 
 /// Bytes that many hold and nobody changes; cloning and slicing copy nothing.
 #[derive(Clone)]
+#[expect(clippy::struct_field_names, reason = "the unit comes last, as everywhere")]
 pub struct Bytes {
     start: NonNull<u8>,
     length_bytes: usize,
-    _owner: Owner,
+    owner: Owner,
 }
 
 #[derive(Clone)]
@@ -220,7 +221,7 @@ impl Bytes {
     pub fn zeros(length_bytes: usize) -> Self {
         static ZEROS: LazyLock<Arc<Region>> = LazyLock::new(|| Arc::new(Region::map(HUGE_BYTES)));
         assert!(length_bytes <= HUGE_BYTES, "longer than the page of zeros");
-        Self { start: ZEROS.start, length_bytes, _owner: Owner::Region(ZEROS.clone()) }
+        Self { start: ZEROS.start, length_bytes, owner: Owner::Region(ZEROS.clone()) }
     }
 
     /// A part of it.
@@ -229,7 +230,7 @@ impl Bytes {
         assert!(range.start <= range.end && range.end <= self.length_bytes, "slice out of range");
         // SAFETY: the start lies inside the same memory, checked above.
         let start = unsafe { self.start.add(range.start) };
-        Self { start, length_bytes: range.end - range.start, _owner: self._owner.clone() }
+        Self { start, length_bytes: range.end - range.start, owner: self.owner.clone() }
     }
 }
 
@@ -237,7 +238,7 @@ impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         let owner: Arc<[u8]> = bytes.into();
         let start = NonNull::new(owner.as_ptr().cast_mut()).expect("a slice is never null");
-        Self { start, length_bytes: owner.len(), _owner: Owner::Vec(owner) }
+        Self { start, length_bytes: owner.len(), owner: Owner::Vec(owner) }
     }
 }
 
@@ -327,7 +328,7 @@ impl Image {
         // SAFETY: inside the mapping.
         let start = unsafe { self.region.start.add(range.start) };
         let length_bytes = range.end - range.start;
-        Bytes { start, length_bytes, _owner: Owner::Region(self.region.clone()) }
+        Bytes { start, length_bytes, owner: Owner::Region(self.region.clone()) }
     }
 
     /// Empties it for the next file, unless a [`Bytes`] still looks into it.
@@ -355,7 +356,8 @@ mod tests {
         let first = pool.take(HUGE_BYTES).expect("room for one");
         assert!(pool.take(1).is_none());
         drop(first);
-        let mut again = pool.take(1 << 20).map_or_else(|| pool.take(HUGE_BYTES), Some).expect("back");
+        let mut again =
+            pool.take(1 << 20).map_or_else(|| pool.take(HUGE_BYTES), Some).expect("back");
         again[0] = 7;
         let bytes = again.freeze();
         assert_eq!(bytes.slice(0..1)[0], 7);
