@@ -93,8 +93,8 @@ class History:
             op.seq = None
             waiting.setdefault(op.blocks(), []).append(op)
         ordered, seen = [], {}
-        for entry in sorted(entries, key=lambda entry: entry['seq']):
-            if entry['op'] in ('flush', 'client', 'mark') or not entry.get('length'):
+        for entry in sorted((entry for entry in entries if 'op' in entry), key=lambda entry: entry['seq']):
+            if entry['op'] not in ('write', 'trim', 'zero'):
                 continue
             if entry['seq'] in seen:
                 if entry == seen[entry['seq']]:
