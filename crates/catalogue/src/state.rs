@@ -616,11 +616,10 @@ impl Catalogue {
 
     /// Who may not come back to a volume, and since when.
     pub fn refused(&self, volume: VolumeId) -> impl Iterator<Item = (ClientId, Timestamp)> {
-        let of_it = move |&(&(of, client), &since): &(&(VolumeId, ClientId), &Timestamp)| {
-            let _ = (client, since);
-            of == volume
+        let of_it = move |(&(of, client), &since): (&(VolumeId, ClientId), &Timestamp)| {
+            (of == volume).then_some((client, since))
         };
-        self.refused.iter().filter(of_it).map(|(&(_, client), &since)| (client, since))
+        self.refused.iter().filter_map(of_it)
     }
 
     /// The instants that are open, oldest opening first.
@@ -658,7 +657,7 @@ impl Catalogue {
         self.volumes.values().filter(|volume| volume.presence == Presence::Live)
     }
 
-    /// The branches that go on from any of `from`, and those they go on from, up to the roots.
+    /// The branches of `from` and all that they go on from, up to the roots.
     pub(crate) fn with_ancestors(
         &self,
         from: impl Iterator<Item = BranchId>,
