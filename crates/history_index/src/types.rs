@@ -15,6 +15,13 @@ pub struct Entry {
     pub place: Place,
 }
 
+impl Entry {
+    /// What entries are sorted by.
+    pub(crate) fn key(&self) -> (BranchId, Lba, Sequence) {
+        (self.branch, self.lba, self.sequence)
+    }
+}
+
 /// Blocks that read as zero from a sequence on. Ordered as runs are: branch, start, sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZeroRange {
@@ -66,9 +73,9 @@ pub struct FlushPoint {
 
 /// All that a segment holds, in the order it was logged, or what a run is to be made of.
 ///
-/// Sequences of `entries`, `ranges` and `clock` lie in `first..=last`. Client runs and flushes lie
-/// there too, except that the first client run may begin earlier: who was writing when the segment
-/// began; and a flush that came first may name the last sequence of the segment before.
+/// Sequences of `entries`, `ranges` and `clock` lie in `first..=last`. The first client run may begin
+/// earlier (who was writing when the segment began), and a flush may cover a request of an earlier
+/// segment only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     /// First sequence of the interval.
@@ -79,7 +86,8 @@ pub struct Contents {
     pub entries: Vec<Entry>,
     /// Trims and write zeroes.
     pub ranges: Vec<ZeroRange>,
-    /// One for each batch that holds a request, ascending.
+    /// One for each batch that holds a request, ascending; era and wall never go back, see
+    /// [`ClockPoint`].
     pub clock: Vec<ClockPoint>,
     /// Who wrote, ascending.
     pub clients: Vec<ClientRun>,
@@ -98,11 +106,13 @@ impl Contents {
         self.last < self.first
     }
 
-    /// Sorts each list as runs have it.
+    /// Sorts each list as runs have it; of what was logged twice, once.
     pub(crate) fn sort(&mut self) {
         self.entries.sort_unstable();
+        self.entries.dedup_by_key(|entry| entry.key());
         self.ranges.sort_unstable_by_key(ZeroRange::key);
         self.clock.sort_by_key(|point| point.sequence);
+        self.clock.dedup_by_key(|point| point.sequence);
         self.clients.sort_by_key(|run| run.first);
         self.flushes.sort_by_key(|flush| (flush.sequence, flush.branch));
     }
