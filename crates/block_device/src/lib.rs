@@ -79,6 +79,13 @@ pub enum Command<'a> {
     },
 }
 
+impl Command<'_> {
+    /// Whether it changes contents.
+    pub fn writes(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Trim { .. } | Self::WriteZeroes { .. })
+    }
+}
+
 /// The bytes of a write: borrowed where they lie in a receive buffer (copied only if the request must
 /// wait), or owned.
 #[derive(Debug)]

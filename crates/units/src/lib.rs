@@ -61,10 +61,8 @@ impl Lba {
 
     /// Place of this block within its leaf, below [`LEAF_BLOCKS`].
     pub const fn index_in_leaf(self) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "below 512")]
-        {
-            (self.0 % LEAF_BLOCKS) as usize
-        }
+        let [low, high, ..] = self.0.to_le_bytes();
+        low as usize | ((high as usize & 1) << 8)
     }
 
     /// The block `blocks` further on; `None` past [`Lba::MAX`].
@@ -226,7 +224,7 @@ impl Place {
         if offset_bytes >= GRANULE_BYTES << 28 || !offset_bytes.is_multiple_of(GRANULE_BYTES) {
             return None;
         }
-        Some(Self(file.0 << 28 | offset_bytes / GRANULE_BYTES))
+        Some(Self((file.0 << 28) | (offset_bytes / GRANULE_BYTES)))
     }
 
     /// From its 64 bits as stored.
@@ -323,8 +321,8 @@ pub struct StoreId(pub [u8; 16]);
 impl fmt::Display for StoreId {
     /// The first four bytes: `7f3a-19c2`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, ..] = self.0;
-        write!(f, "{a:02x}{b:02x}-{c:02x}{d:02x}")
+        let [first, second, third, fourth, ..] = self.0;
+        write!(f, "{first:02x}{second:02x}-{third:02x}{fourth:02x}")
     }
 }
 

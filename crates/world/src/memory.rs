@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "owns mappings that the kernel shares with us")]
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::{Deref, DerefMut, Range},
     ptr::NonNull,
@@ -85,9 +86,32 @@ struct PoolInner {
 #[derive(Default)]
 struct PoolState {
     regions: Vec<Region>,
+    /// What each region (by its address) is carved into, and how many of its pieces are out.
+    carved: BTreeMap<usize, (usize, usize)>,
     free: [Vec<usize>; CLASSES], // addresses, exposed by `Region`
     mapped_bytes: usize,
     used_bytes: usize,
+}
+
+impl PoolState {
+    /// A region that belongs to no size: a fresh one below the limit, or one that is wholly free.
+    fn region(&mut self, limit_bytes: usize) -> Option<usize> {
+        if self.mapped_bytes + HUGE_BYTES <= limit_bytes {
+            let region = Region::map(HUGE_BYTES);
+            let start = region.start.as_ptr().expose_provenance();
+            self.mapped_bytes += HUGE_BYTES;
+            self.regions.push(region);
+            return Some(start);
+        }
+        let (&start, &(class, _)) = self.carved.iter().find(|(_, (_, out))| *out == 0)?;
+        self.free[class].retain(|piece| *piece / HUGE_BYTES != start / HUGE_BYTES);
+        Some(start)
+    }
+
+    fn count(&mut self, piece: usize) -> &mut (usize, usize) {
+        let start = piece / HUGE_BYTES * HUGE_BYTES;
+        self.carved.get_mut(&start).expect("every piece lies in a region")
+    }
 }
 
 impl Pool {
@@ -105,16 +129,12 @@ impl Pool {
         let class = (bytes / SMALLEST_BYTES).trailing_zeros() as usize;
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.free[class].is_empty() {
-            if state.mapped_bytes + HUGE_BYTES > self.0.limit_bytes {
-                return None;
-            }
-            let region = Region::map(HUGE_BYTES);
-            let start = region.start.as_ptr().expose_provenance();
-            state.mapped_bytes += HUGE_BYTES;
+            let start = state.region(self.0.limit_bytes)?;
+            state.carved.insert(start, (class, 0));
             state.free[class].extend((0..HUGE_BYTES / bytes).rev().map(|i| start + i * bytes));
-            state.regions.push(region);
         }
         let address = state.free[class].pop()?;
+        state.count(address).1 += 1;
         state.used_bytes += bytes;
         drop(state);
         let start = NonNull::new(std::ptr::with_exposed_provenance_mut(address))?;
@@ -183,8 +203,10 @@ impl DerefMut for Page {
 impl Drop for Page {
     fn drop(&mut self) {
         let mut state = self.pool.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = self.start.as_ptr().expose_provenance();
         state.used_bytes -= SMALLEST_BYTES << self.class;
-        state.free[self.class].push(self.start.as_ptr().expose_provenance());
+        state.count(address).1 -= 1;
+        state.free[self.class].push(address);
     }
 }
 

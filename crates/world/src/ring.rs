@@ -139,6 +139,11 @@ pub trait SocketHandle: Send + Sync + fmt::Debug {
     fn handle(&self) -> i32;
     /// Ends both directions at once; receives in flight end with 0 bytes or an error.
     fn shut_down(&self);
+    /// Takes nothing more in; what is queued to be sent still goes. A receive in flight ends with 0
+    /// bytes.
+    fn stop_receiving(&self) {
+        self.shut_down();
+    }
     /// Who is at the other end.
     fn peer(&self) -> Peer;
 }

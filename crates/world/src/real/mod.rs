@@ -24,8 +24,8 @@ pub use clock::{RealChance, RealClock};
 pub use disk::{FileSystem, FileSystemKind, LockError, LockKind, RealDisk, RealFile, StoreLock};
 pub use net::{ConnectError, ListenError, adopt_listener, connect_unix, listen_tcp, listen_unix};
 pub use process::{
-    ProcessId, forbid_dumps, group_id, group_name, lock_memory, raise_descriptor_limit, user_id,
-    user_name,
+    ProcessId, forbid_dumps, group_id, group_name, groups_of, lock_memory, program_of,
+    raise_descriptor_limit, user_id, user_name,
 };
 pub use socket::{ListenAddress, RealListener, RealSocket};
 pub use stop::StopSignals;

@@ -75,6 +75,20 @@ impl ProcessId {
     }
 }
 
+/// Name of the program that a process runs, as `ps` shows it.
+pub fn program_of(pid: i32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned()).filter(|name| pid > 0 && !name.is_empty())
+}
+
+/// All groups of a process but its main one; none if it has ended.
+pub fn groups_of(pid: i32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let groups = groups.unwrap_or_default().split_ascii_whitespace();
+    groups.filter_map(|group| group.parse().ok()).collect()
+}
+
 /// State (field 3) and start time (field 22) of proc_pid_stat(5). The name (field 2) stands in
 /// parentheses and may hold any byte, so fields count from the last `)`.
 fn parse_stat(line: &[u8]) -> Option<(u8, u64)> {
@@ -210,6 +224,19 @@ mod tests {
         assert_eq!(parse_stat(&line), Some((b'R', 22)));
         assert_eq!(parse_stat(b"17 (a) S 1 2"), None);
         assert_eq!(parse_stat(b""), None);
+    }
+
+    #[test]
+    fn a_process_tells_its_program_and_groups() {
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        assert!(program_of(own).is_some_and(|name| !name.contains('\n')));
+        let kernel: Vec<u32> =
+            rustix::process::getgroups().expect("ours").iter().map(|gid| gid.as_raw()).collect();
+        let (mut told, mut known) = (groups_of(own), kernel);
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
+        assert_eq!((program_of(0), groups_of(0)), (None, Vec::new()));
     }
 
     #[test]

@@ -58,6 +58,10 @@ impl SocketHandle for RealSocket {
         let _ = net::shutdown(&self.fd, Shutdown::Both); // ENOTCONN: ended already
     }
 
+    fn stop_receiving(&self) {
+        let _ = net::shutdown(&self.fd, Shutdown::Read); // ENOTCONN: ended already
+    }
+
     fn peer(&self) -> Peer {
         self.peer.clone()
     }

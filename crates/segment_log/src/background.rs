@@ -1,0 +1,532 @@
+//! Behind the writers: files prepared ahead, full segments sealed and packed, runs merged, and every
+//! such step written to the manifest before anything is freed.
+//!
+//! Full segments leave in order, oldest first; the manifest is appended to in the order of the facts'
+//! meaning, one record job at a time.
+
+use crate::{
+    files::CellFile,
+    log::{Config, Environment, Event, FullSegment, Log, Room},
+    state::{Fact, Interval},
+    work::{
+        Ended, Moved, Outcome, Pack, PackedSegment, PreparedSegment, Task, Work, WorkError,
+        run_path,
+    },
+};
+use history_index::{Index, IndexSnapshot, MemoryRun, PageCache, Run, Source, pick_merge};
+use manifest::{Manifest, Record};
+use std::{
+    collections::VecDeque,
+    io, mem,
+    sync::{Arc, Mutex},
+};
+use units::{FileId, RunId, Sequence};
+
+pub use crate::work::PreparedBulk;
+
+/// Length of a bulk file, where the store is large enough.
+const BULK_FILE_BYTES: u64 = 256 << 20;
+/// Nanoseconds until room is looked for again after there was none.
+const RETRY_NS: u64 = 1_000_000_000;
+
+/// See the module's head.
+pub struct Background {
+    env: Arc<Environment>,
+    manifest: Arc<Mutex<Manifest>>,
+    pub(crate) index: Index,
+    pub(crate) cache: Arc<PageCache>,
+    works: Vec<Work>,
+    /// Facts and records on their way to the manifest, in order.
+    recording: VecDeque<Recording>,
+    recording_busy: bool,
+    segment: Prepared<PreparedSegment>,
+    bulk: Prepared<PreparedBulk>,
+    free_slots: Vec<u64>,
+    next_slot: u64,
+    next_run: u64,
+    /// A segment is being sealed or packed.
+    packing: bool,
+    merging: bool,
+    /// Boot time at which there was no room.
+    full_since_ns: Option<u64>,
+    /// After a job failed: boot time before which none is begun.
+    paused_until_ns: u64,
+    /// The last job that failed, for who looks at the store.
+    pub(crate) trouble: Option<String>,
+}
+
+enum Prepared<T> {
+    No,
+    Under,
+    Ready(T),
+}
+
+struct Recording {
+    records: Vec<Record>,
+    facts: Vec<Fact>,
+    then: Then,
+}
+
+enum Then {
+    Epoch,
+    Tell(u64),
+    Sealed { segment: FileId, run: Arc<Run> },
+    Packed { segment: FileId, packed: PackedSegment },
+    Merged { run: Arc<Run>, old: Vec<RunId> },
+}
+
+/// Cells that were moved out of a segment. Who holds places in it follows them, then says so with
+/// [`Log::moves_followed`].
+pub struct Moves {
+    /// The segment that they left.
+    pub segment: FileId,
+    /// Each cell.
+    pub cells: VecDeque<Moved>,
+}
+
+impl Background {
+    pub(crate) fn new(
+        env: Arc<Environment>,
+        manifest: Manifest,
+        cache: Arc<PageCache>,
+        free_slots: Vec<u64>,
+        next_slot: u64,
+        next_run: u64,
+    ) -> Self {
+        Self {
+            env,
+            manifest: Arc::new(Mutex::new(manifest)),
+            index: Index::new(),
+            cache,
+            works: Vec::new(),
+            recording: VecDeque::new(),
+            recording_busy: false,
+            segment: Prepared::No,
+            bulk: Prepared::No,
+            free_slots,
+            next_slot,
+            next_run: next_run.max(1),
+            packing: false,
+            merging: false,
+            full_since_ns: None,
+            paused_until_ns: 0,
+            trouble: None,
+        }
+    }
+
+    /// Begins to write this run's epoch to the manifest.
+    pub(crate) fn record_epoch(&mut self, fact: Fact) {
+        self.record_facts(vec![fact], Then::Epoch);
+    }
+
+    pub(crate) fn add_memory_run(&mut self, run: Arc<MemoryRun>) {
+        self.index.push(Source::Memory(run));
+    }
+
+    /// The segment file that was prepared, if it is ready.
+    pub(crate) fn prepared_segment(&mut self) -> Option<PreparedSegment> {
+        match mem::replace(&mut self.segment, Prepared::No) {
+            Prepared::Ready(next) => Some(next),
+            other => {
+                self.segment = other;
+                None
+            }
+        }
+    }
+
+    /// The bulk file that was prepared, if it is ready.
+    pub(crate) fn prepared_bulk(&mut self) -> Option<PreparedBulk> {
+        match mem::replace(&mut self.bulk, Prepared::No) {
+            Prepared::Ready(next) => Some(next),
+            other => {
+                self.bulk = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn is_preparing_bulk(&self) -> bool {
+        !matches!(self.bulk, Prepared::No)
+    }
+
+    /// Has the next segment file made ready.
+    pub(crate) fn prepare_segment(&mut self, config: &Config) {
+        if !matches!(self.segment, Prepared::No) || self.is_full() {
+            return;
+        }
+        let free = self.free_slots.pop();
+        let (slot, recycled) = (free.unwrap_or(self.next_slot), free.is_some());
+        self.next_slot = self.next_slot.max(slot + 1);
+        let (bytes, reserve_bytes) = (config.segment_bytes, config.reserve_bytes);
+        self.segment = Prepared::Under;
+        self.push(Task::PrepareSegment { slot, recycled, bytes, reserve_bytes });
+    }
+
+    /// Has the next bulk file made ready, under that id.
+    pub(crate) fn prepare_bulk(&mut self, id: FileId, config: &Config) {
+        if !matches!(self.bulk, Prepared::No) || self.is_full() {
+            return;
+        }
+        let bytes = BULK_FILE_BYTES.min(config.segment_bytes * 4).max(40 << 20);
+        self.bulk = Prepared::Under;
+        let reserve_bytes = config.reserve_bytes;
+        self.push(Task::PrepareBulk { id, bytes, reserve_bytes });
+    }
+
+    /// What who needs the next segment has to expect.
+    pub(crate) fn room_for_segments(&self) -> Room {
+        if self.is_full() { Room::Full } else { Room::Wait }
+    }
+
+    fn is_full(&self) -> bool {
+        self.full_since_ns
+            .is_some_and(|since| self.env.clock.boot_ns().saturating_sub(since) < RETRY_NS)
+    }
+
+    fn push(&mut self, task: Task) {
+        self.works.push(Work { env: self.env.clone(), task });
+    }
+
+    fn new_run(&mut self) -> RunId {
+        self.next_run += 1;
+        RunId(self.next_run - 1)
+    }
+
+    fn record_facts(&mut self, facts: Vec<Fact>, then: Then) {
+        let records = facts.iter().map(Fact::encode).collect();
+        self.recording.push_back(Recording { records, facts, then });
+        self.record_next();
+    }
+
+    fn record_next(&mut self) {
+        if self.recording_busy {
+            return;
+        }
+        let Some(next) = self.recording.front_mut() else { return };
+        self.recording_busy = true;
+        let records = mem::take(&mut next.records);
+        let manifest = self.manifest.clone();
+        self.push(Task::Record { manifest, records });
+    }
+
+    /// The file could not be made: is it for lack of room?
+    fn refused(&mut self, error: &io::Error) {
+        self.full_since_ns = Some(self.env.clock.boot_ns());
+        self.trouble = Some(error.to_string());
+    }
+}
+
+impl Log {
+    /// Takes the jobs that are to be run.
+    pub fn take_works(&mut self) -> Vec<Work> {
+        mem::take(&mut self.background.works)
+    }
+
+    /// Writes records of another kind (the catalogue's) to the manifest; [`Event::Recorded`] tells.
+    pub fn record(&mut self, ticket: u64, records: Vec<Record>) {
+        let recording = Recording { records, facts: Vec::new(), then: Then::Tell(ticket) };
+        self.background.recording.push_back(recording);
+        self.background.record_next();
+    }
+
+    /// The index of all that is closed; the open segment's part is [`Log::load_open_leaf`].
+    pub fn index(&self) -> IndexSnapshot {
+        self.background.index.snapshot()
+    }
+
+    /// The index of everything up to the last batch that was cut.
+    pub fn whole_index(&self) -> IndexSnapshot {
+        let open = self.segment.as_ref().map(|segment| segment.run.snapshot());
+        self.background
+            .index
+            .snapshot()
+            .with(open.unwrap_or_default().into_iter().map(Source::Memory))
+    }
+
+    /// The last background job that failed.
+    pub fn trouble(&self) -> Option<&str> {
+        self.background.trouble.as_deref()
+    }
+
+    /// Full segments that wait to be packed.
+    pub fn backlog(&self) -> usize {
+        self.full.len()
+    }
+
+    /// Recycled segment files that wait to be used again.
+    pub fn free_segments(&self) -> usize {
+        self.background.free_slots.len()
+    }
+
+    /// The file of that id, while it holds cells; its slot is not used again while it is held.
+    pub fn cell_file(&self, id: FileId) -> Option<Arc<CellFile>> {
+        self.files.get(id)
+    }
+
+    /// Who held places in this segment holds them no longer.
+    pub fn moves_followed(&mut self, segment: FileId) {
+        self.files.retire(segment);
+    }
+
+    /// Starts what is due. Called each turn.
+    pub(crate) fn schedule(&mut self) {
+        while let Some(slot) = self.files.freed() {
+            if self.background.free_slots.len() < self.config.pool_files {
+                self.background.free_slots.push(slot);
+            } else {
+                let paths = vec![crate::files::Home::Slot(slot).path()];
+                self.background.push(Task::Remove { paths });
+            }
+        }
+        if self.segment.is_some() {
+            self.background.prepare_segment(&self.config);
+        }
+        self.keep_few_images();
+        if !self.background.packing {
+            self.start_next_segment();
+        }
+    }
+
+    /// Drops images beyond what may be kept; those segments are read back from disk.
+    fn keep_few_images(&mut self) {
+        let landed = self.landed();
+        let mut kept = self.full.iter().filter(|full| full.image.is_some()).count();
+        for full in self.full.iter_mut().rev() {
+            if kept <= self.config.images {
+                break;
+            }
+            if !full.busy && full.run.last() <= landed && full.image.is_some() {
+                if let Some(image) = full.image.take().and_then(world::Image::recycle) {
+                    self.spare.push(image);
+                }
+                kept -= 1;
+            }
+        }
+        self.spare.truncate(2);
+    }
+
+    /// Packs (or seals) the oldest full segment that is durable.
+    fn start_next_segment(&mut self) {
+        let durable = self.durable();
+        let pack = self.config.pack;
+        let flying: Vec<FileId> = self.flights.iter().map(|flight| flight.segment).collect();
+        if self.env.clock.boot_ns() < self.background.paused_until_ns {
+            return;
+        }
+        let Some(full) = self.full.front_mut() else { return };
+        // A last batch without requests may still be on its way when all requests are durable: the
+        // slot must not be used again under it.
+        if full.busy || full.run.last() > durable || flying.contains(&full.cells.id) {
+            return;
+        }
+        full.busy = true;
+        let contents = full.run.clone();
+        let segment = full.cells.id;
+        let (file, end_bytes) = (full.file.clone(), full.end_bytes);
+        let image = full.image.as_ref().map(|image| image.frozen(0..image.length_bytes()));
+        let run = self.background.new_run();
+        let cache = self.background.cache.clone();
+        self.background.packing = true;
+        let task = if pack {
+            let into = self.new_file_id();
+            Task::Pack(Pack { segment, file, image, end_bytes, contents, into, run, cache })
+        } else {
+            Task::Seal { segment, contents, run, cache }
+        };
+        self.background.push(task);
+    }
+
+    /// A job has ended. Gives moved cells to follow.
+    pub fn work_done(&mut self, outcome: Outcome) -> Option<Moves> {
+        match outcome.0 {
+            Ended::Segment(result) => {
+                self.background.segment = match result {
+                    Ok(next) => {
+                        self.background.full_since_ns = None;
+                        Prepared::Ready(next)
+                    }
+                    Err(error) => {
+                        self.background.refused(&error);
+                        Prepared::No
+                    }
+                };
+            }
+            Ended::Bulk(result) => {
+                self.background.bulk = match result {
+                    Ok(next) => {
+                        self.background.full_since_ns = None;
+                        Prepared::Ready(next)
+                    }
+                    Err(error) => {
+                        self.background.refused(&error);
+                        Prepared::No
+                    }
+                };
+            }
+            Ended::Recorded { error } => return self.recorded(error),
+            Ended::Sealed { segment, run } => match run {
+                Ok(run) => self.record_sealed(segment, run),
+                Err(error) => self.background_failed(segment, &error),
+            },
+            Ended::Packed { segment, result } => match result {
+                Ok(packed) => self.record_packed(segment, packed),
+                Err(error) => self.background_failed(segment, &error),
+            },
+            Ended::Merged { inputs, run } => match run {
+                Ok(run) => self.record_merged(run, inputs),
+                Err(error) => {
+                    self.background.merging = false;
+                    self.background.trouble = Some(error.to_string());
+                }
+            },
+            Ended::Removed => {}
+        }
+        None
+    }
+
+    /// The segment stays as it is and is tried again when the next one is full.
+    fn background_failed(&mut self, segment: FileId, error: &WorkError) {
+        self.background.packing = false;
+        self.background.trouble = Some(error.to_string());
+        self.background.paused_until_ns = self.env.clock.boot_ns() + RETRY_NS;
+        if let Some(full) = self.full.iter_mut().find(|full| full.cells.id == segment) {
+            full.busy = false;
+        }
+    }
+
+    fn record_sealed(&mut self, segment: FileId, run: Arc<Run>) {
+        let Some(full) = self.full.iter().find(|full| full.cells.id == segment) else { return };
+        let mut facts = sealing_facts(full, run.meta().run);
+        facts.extend(self.bulk_facts(&full.bulk));
+        self.background.record_facts(facts, Then::Sealed { segment, run });
+    }
+
+    fn record_packed(&mut self, segment: FileId, packed: PackedSegment) {
+        let Some(full) = self.full.iter().find(|full| full.cells.id == segment) else { return };
+        let interval = interval_of(full);
+        let mut facts = Pack::facts(segment, interval, &packed, full.sealed, full.last_tag);
+        facts.extend(self.bulk_facts(&full.bulk));
+        self.background.record_facts(facts, Then::Packed { segment, packed });
+    }
+
+    fn record_merged(&mut self, run: Arc<Run>, old: Vec<RunId>) {
+        let meta = run.meta();
+        let interval = Interval { first: meta.first, last: meta.last };
+        let facts = vec![Fact::Run { run: meta.run, interval, replaces: old.clone() }];
+        self.background.record_facts(facts, Then::Merged { run, old });
+    }
+
+    fn bulk_facts(&self, bulk: &[(FileId, Sequence)]) -> Vec<Fact> {
+        bulk.iter()
+            .map(|&(file, last)| {
+                let known = self.state.bulk.get(&file);
+                let first = known.map_or(last, |interval| interval.first).min(last);
+                Fact::Bulk { file, interval: Interval { first, last } }
+            })
+            .collect()
+    }
+
+    /// The manifest has the oldest recording, or does not take it.
+    fn recorded(&mut self, error: Option<String>) -> Option<Moves> {
+        self.background.recording_busy = false;
+        let done = self.background.recording.pop_front()?;
+        if let Some(error) = error {
+            let cause = io::Error::other(error);
+            self.take_no_more("writing the manifest", &cause);
+            if let Then::Tell(ticket) = done.then {
+                self.events.push_back(Event::Recorded { ticket, durable: false });
+            }
+            self.background.record_next();
+            return None;
+        }
+        for fact in &done.facts {
+            self.state.apply(fact).expect("facts follow from the state they were made of");
+        }
+        let moves = self.recorded_then(done.then);
+        self.background.record_next();
+        moves
+    }
+
+    fn recorded_then(&mut self, then: Then) -> Option<Moves> {
+        match then {
+            Then::Epoch => self.epoch_begun(),
+            Then::Tell(ticket) => {
+                self.events.push_back(Event::Recorded { ticket, durable: true });
+            }
+            Then::Sealed { segment, run } => {
+                self.background.packing = false;
+                self.background.index.replace(Source::File(run));
+                self.leave(segment);
+                self.merge_next();
+            }
+            Then::Packed { segment, packed } => {
+                self.background.packing = false;
+                self.background.index.replace(Source::File(packed.run));
+                if let Some(pack) = packed.pack {
+                    self.files.insert(pack);
+                }
+                self.leave(segment);
+                self.merge_next();
+                return Some(Moves { segment, cells: packed.moved.into() });
+            }
+            Then::Merged { run, old } => {
+                self.background.merging = false;
+                self.background.index.replace(Source::File(run));
+                let paths = old.into_iter().map(run_path).collect();
+                self.background.push(Task::Remove { paths });
+                self.merge_next();
+            }
+        }
+        None
+    }
+
+    /// The segment's contents are on disk and indexed.
+    fn leave(&mut self, segment: FileId) {
+        let Some(at) = self.full.iter().position(|full| full.cells.id == segment) else { return };
+        let Some(full) = self.full.remove(at) else { return };
+        self.flushing.forget(segment);
+        if let Some(image) = full.image.and_then(world::Image::recycle) {
+            self.spare.push(image);
+        }
+    }
+
+    fn merge_next(&mut self) {
+        if self.background.merging {
+            return;
+        }
+        let snapshot = self.background.index.snapshot();
+        // A segment that is still to be packed gets another run: leave what it has alone.
+        let passing: Vec<RunId> = self.full.iter().filter_map(|full| full.sealed).collect();
+        let runs: Vec<&Arc<Run>> = snapshot
+            .sources()
+            .iter()
+            .map_while(|source| match source {
+                Source::File(run) => Some(run),
+                Source::Memory(_) => None,
+            })
+            .filter(|run| !passing.contains(&run.meta().run))
+            .collect();
+        let metas: Vec<_> = runs.iter().map(|run| *run.meta()).collect();
+        let Some(range) = pick_merge(&metas) else { return };
+        let inputs = runs[range].iter().map(|run| Arc::clone(run)).collect();
+        let run = self.background.new_run();
+        let cache = self.background.cache.clone();
+        self.background.merging = true;
+        self.background.push(Task::Merge { inputs, run, cache });
+    }
+}
+
+fn interval_of(full: &FullSegment) -> Interval {
+    Interval { first: full.run.first(), last: full.run.last() }
+}
+
+/// The facts that make a segment's index part of history while its cells stay where they are.
+pub(crate) fn sealing_facts(full: &FullSegment, run: RunId) -> Vec<Fact> {
+    let (segment, interval) = (full.cells.id, interval_of(full));
+    let (slot, end_bytes) = (full.slot, full.end_bytes);
+    vec![
+        Fact::Run { run, interval, replaces: Vec::new() },
+        Fact::Segment { segment, slot, end_bytes, interval },
+        Fact::Tail { segment, last_tag: full.last_tag },
+    ]
+}

@@ -1,0 +1,224 @@
+//! Long writes: sealed into pages and written straight into a bulk file, where they stay.
+//!
+//! The log only gets one record for each. Pages of 384 cells, so that each part of a write is a
+//! multiple of 4096 bytes. Payload in flight is read from its pages.
+
+use crate::{background::PreparedBulk, log::Environment};
+use seal::{CellKey, CellName, TRAILER, Tag, TagKey};
+use std::{collections::BTreeMap, io, sync::Arc};
+use units::{CELL, Extent, FileId, Place};
+use world::{Bytes, File, Image, Page};
+
+/// Cells of one page: 384 × 4128 = 387 × 4096.
+const PAGE_CELLS: usize = 384;
+/// Alignment of extents in a bulk file.
+const ALIGN: usize = 4096;
+
+/// The bulk file that is being filled and the writes under way.
+pub struct BulkWriter {
+    env: Arc<Environment>,
+    current: Option<Current>,
+    flights: BTreeMap<u64, BulkFlight>,
+}
+
+struct Current {
+    id: FileId,
+    file: File,
+    key: TagKey,
+    next_bytes: u64,
+    end_bytes: u64,
+}
+
+struct BulkFlight {
+    id: FileId,
+    file: File,
+    offset_bytes: u64,
+    parts: Vec<Bytes>,
+    /// How much of it has been written.
+    written_bytes: usize,
+}
+
+/// An extent that was sealed and is on its way.
+pub struct SealedExtent {
+    /// Its blocks.
+    pub extent: Extent,
+    /// Of its first cell.
+    pub place: Place,
+    /// Over the trailers of its cells, under the bulk file's key.
+    pub tag: Tag,
+}
+
+/// Nonce of the tag of an extent that lies at that offset of its bulk file.
+pub fn extent_nonce(offset_bytes: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..8].copy_from_slice(&offset_bytes.to_le_bytes());
+    nonce
+}
+
+/// What came of a bulk write.
+pub enum BulkWrite {
+    /// It has landed in this file.
+    Done((FileId, File)),
+    /// It ended short: this is left.
+    Again { file: File, offset_bytes: u64, parts: Vec<Bytes> },
+    /// It failed.
+    Failed(io::Error),
+}
+
+impl BulkWriter {
+    /// With no file yet.
+    pub fn new(env: Arc<Environment>) -> Self {
+        Self { env, current: None, flights: BTreeMap::new() }
+    }
+
+    /// Whether the current file can take so many blocks.
+    pub fn has_room(&self, blocks: u64) -> bool {
+        let bytes = (blocks * CELL as u64).next_multiple_of(ALIGN as u64);
+        self.current.as_ref().is_some_and(|current| current.next_bytes + bytes <= current.end_bytes)
+    }
+
+    /// Goes on in a new file.
+    pub fn use_file(&mut self, next: PreparedBulk) {
+        self.current = Some(Current {
+            id: next.id,
+            file: next.file,
+            key: next.key,
+            next_bytes: next.start_bytes,
+            end_bytes: next.end_bytes,
+        });
+    }
+
+    /// The file that is being filled.
+    pub fn file(&self) -> File {
+        self.current.as_ref().expect("there is room").file.clone()
+    }
+
+    /// Seals an extent and gives what is to be written at its place.
+    /// `None` when no memory for it can be had.
+    pub fn seal<'a>(
+        &mut self,
+        write: u64,
+        key: &CellKey,
+        name: CellName,
+        extent: Extent,
+        mut block: impl FnMut(usize) -> &'a [u8],
+    ) -> Option<(SealedExtent, Vec<Bytes>)> {
+        let blocks = usize::try_from(extent.blocks()).ok()?;
+        let mut trailers = Vec::with_capacity(blocks * TRAILER);
+        let mut parts = Vec::with_capacity(blocks.div_ceil(PAGE_CELLS));
+        let mut lbas = extent.lbas();
+        for start in (0..blocks).step_by(PAGE_CELLS) {
+            let cells = PAGE_CELLS.min(blocks - start);
+            let bytes = cells * CELL;
+            let mut page = Sheet::take(&self.env, bytes.next_multiple_of(ALIGN));
+            let out = page.bytes();
+            for index in 0..cells {
+                let cell = &mut out[index * CELL..(index + 1) * CELL];
+                let lba = lbas.next()?;
+                key.seal(CellName { lba, ..name }, block(start + index), cell);
+                trailers.extend_from_slice(&cell[CELL - TRAILER..]);
+            }
+            out[bytes..].fill(0);
+            parts.push(page.freeze());
+        }
+        let current = self.current.as_mut()?;
+        let place = Place::new(current.id, current.next_bytes)?;
+        current.next_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let (id, file) = (current.id, current.file.clone());
+        let offset_bytes = place.offset_bytes();
+        let flight = BulkFlight { id, file, offset_bytes, parts: parts.clone(), written_bytes: 0 };
+        self.flights.insert(write, flight);
+        let tag = current.key.tag(extent_nonce(offset_bytes), &[&trailers]);
+        Some((SealedExtent { extent, place, tag }, parts))
+    }
+
+    /// Whether the write is still under way.
+    pub fn is_pending(&self, write: u64) -> bool {
+        self.flights.contains_key(&write)
+    }
+
+    /// A cell whose write is under way.
+    pub fn in_flight(&self, place: Place) -> Option<&[u8]> {
+        self.flights.values().find_map(|flight| {
+            if flight.id != place.file() {
+                return None;
+            }
+            let mut at =
+                usize::try_from(place.offset_bytes().checked_sub(flight.offset_bytes)?).ok()?;
+            for part in &flight.parts {
+                if at < part.len() {
+                    return part.get(at..at + CELL);
+                }
+                at -= part.len();
+            }
+            None
+        })
+    }
+
+    /// A write has ended, perhaps short.
+    pub fn ended(&mut self, write: u64, moved: io::Result<usize>) -> BulkWrite {
+        let flight = self.flights.get_mut(&write).expect("it is under way");
+        let length: usize = flight.parts.iter().map(|part| part.len()).sum();
+        match moved {
+            Err(error) => {
+                self.flights.remove(&write);
+                return BulkWrite::Failed(error);
+            }
+            Ok(0) => {
+                self.flights.remove(&write);
+                return BulkWrite::Failed(io::ErrorKind::WriteZero.into());
+            }
+            Ok(bytes) => flight.written_bytes += bytes,
+        }
+        if flight.written_bytes >= length {
+            let flight = self.flights.remove(&write).expect("just seen");
+            return BulkWrite::Done((flight.id, flight.file));
+        }
+        let mut skip = flight.written_bytes;
+        let mut parts = Vec::new();
+        for part in &flight.parts {
+            if skip < part.len() {
+                parts.push(part.slice(skip..part.len()));
+            }
+            skip = skip.saturating_sub(part.len());
+        }
+        let offset_bytes = flight.offset_bytes + flight.written_bytes as u64;
+        BulkWrite::Again { file: flight.file.clone(), offset_bytes, parts }
+    }
+}
+
+/// Memory for sealed cells: a page of the pool, or a mapping of its own when the pool is used up.
+enum Sheet {
+    Page(Page),
+    Own(Image),
+}
+
+impl Sheet {
+    fn take(env: &Environment, bytes: usize) -> Self {
+        env.pool.take(bytes).map_or_else(
+            || {
+                let mut image = Image::new(bytes);
+                image.append(bytes);
+                Self::Own(image)
+            },
+            Self::Page,
+        )
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Self::Page(page) => page,
+            Self::Own(image) => {
+                let length = image.length_bytes();
+                image.unfrozen(0..length)
+            }
+        }
+    }
+
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::Page(page) => page.freeze(),
+            Self::Own(mut image) => image.freeze_from(0),
+        }
+    }
+}

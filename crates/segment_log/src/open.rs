@@ -1,0 +1,276 @@
+//! Opening a store's log: the manifest's facts, the end of the log, and what is garbage.
+
+use crate::{
+    background::{Background, sealing_facts},
+    clock::HistoryClock,
+    files::{CellFile, Home},
+    log::{Config, Environment, FullSegment, Log, Poison},
+    recovery::{MissingFlushed, Recovered, numbered, recover},
+    scan::Scanned,
+    state::{BadRecord, Fact, Interval, KIND_END, LogState},
+    work::{WorkError, run_path, seal},
+};
+use history_index::{MemoryRun, PageCache, Run, Source};
+use manifest::{Manifest, Record};
+use std::{collections::BTreeSet, io, sync::Arc};
+use thiserror::Error;
+use units::{FileId, RunId, Sequence};
+use world::Access;
+
+/// Memory for opened pages of runs.
+const CACHE_BYTES: usize = 16 << 20;
+/// Length of the manifest from which it is written anew at a start.
+const MANIFEST_BYTES: u64 = 256 << 10;
+
+/// How a log is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is written, recovery stays in memory.
+    Read,
+    /// The log's end is indexed and new writes are taken.
+    Write,
+    /// The same, even if flushed data is missing: history ends where the log does.
+    AcceptLoss,
+}
+
+/// Why a log does not open.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// The manifest contradicts itself.
+    #[error(transparent)]
+    Manifest(#[from] BadRecord),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] history_index::Error),
+    /// The log's end could not be indexed.
+    #[error(transparent)]
+    Seal(#[from] WorkError),
+    /// Flushed data is not there.
+    #[error(transparent)]
+    Missing(#[from] MissingFlushed),
+}
+
+/// Opens the log. `records` are the manifest's; the keys of all branches must be in the keyring.
+/// `others` are records that belong to the catalogue as they would be written anew.
+pub fn open(
+    mut config: Config,
+    env: &Arc<Environment>,
+    mut manifest: Manifest,
+    records: &[Record],
+    others: &[Record],
+    mode: Mode,
+) -> Result<Log, OpenError> {
+    let mut state = LogState::default();
+    for record in records.iter().filter(|record| record.kind < KIND_END) {
+        state.apply(&Fact::decode(record)?)?;
+    }
+    for epoch in &state.epochs {
+        env.keyring.learn_epoch(epoch);
+    }
+    if mode != Mode::Read {
+        for directory in ["log", "bulk", "pack", "run"] {
+            env.disk.make_dir(directory)?;
+        }
+        env.disk.sync_dir("")?;
+        config.sector = sector(env)?;
+    }
+    let recovered = recover(&*env.disk, &env.master, env.store, &state, &env.keyring)?;
+    if mode != Mode::AcceptLoss {
+        recovered.missing()?;
+    }
+    let cache = PageCache::new(CACHE_BYTES);
+    let mut opening = Opening { env, config, cache, full: Vec::new(), sources: Vec::new() };
+    opening.open_runs(&state)?;
+    if mode != Mode::Read {
+        // Before the tail is indexed: a run that a crash left behind would be in the way.
+        opening.sweep(&state, &[("run", ".run"), ("pack", ".pack")])?;
+    }
+    for scanned in &recovered.tail {
+        opening.take_tail(scanned, &mut state, &mut manifest, mode)?;
+    }
+    if mode != Mode::Read {
+        // After it: the tail may name bulk files that the manifest did not.
+        opening.sweep(&state, &[("bulk", ".bulk")])?;
+        if manifest.bytes() > MANIFEST_BYTES {
+            let facts = state.snapshot();
+            let all: Vec<Record> =
+                facts.iter().map(Fact::encode).chain(others.iter().cloned()).collect();
+            manifest.rewrite(&*env.disk, &*env.chance, &all)?;
+        }
+    }
+    Ok(opening.finish(state, manifest, &recovered, mode))
+}
+
+struct Opening<'a> {
+    env: &'a Arc<Environment>,
+    config: Config,
+    cache: Arc<PageCache>,
+    full: Vec<FullSegment>,
+    sources: Vec<Source>,
+}
+
+impl Opening<'_> {
+    fn open_runs(&mut self, state: &LogState) -> Result<(), OpenError> {
+        for (run, _) in state.runs.values() {
+            let path = run_path(*run);
+            let opened = Run::open(&*self.env.disk, &path, *run, &self.env.master, &self.cache)?;
+            self.sources.push(Source::File(Arc::new(opened)));
+        }
+        Ok(())
+    }
+
+    /// Indexes a segment of the log's end: durably when writing, else in memory.
+    fn take_tail(
+        &mut self,
+        scanned: &Scanned,
+        state: &mut LogState,
+        manifest: &mut Manifest,
+        mode: Mode,
+    ) -> Result<(), OpenError> {
+        if scanned.contents.is_empty() {
+            return Ok(());
+        }
+        let run = Arc::new(MemoryRun::new(scanned.contents.clone()));
+        let access = if mode == Mode::Read { Access::READ_DIRECT } else { Access::WRITE_DIRECT };
+        let home = Home::Slot(scanned.slot);
+        let file = self.env.disk.open(&home.path(), access)?;
+        let cells = CellFile::new(scanned.segment, home, run.first(), Some(file.clone()));
+        let last = run.last();
+        let mut bulk = Vec::new();
+        for &file in &scanned.bulk {
+            let first = state.bulk.get(&file).map_or(run.first(), |known| known.first);
+            bulk.push(Fact::Bulk { file, interval: Interval { first, last } });
+        }
+        let mut full = FullSegment {
+            cells,
+            file,
+            slot: scanned.slot,
+            image: None,
+            end_bytes: scanned.end_bytes,
+            last_tag: scanned.last_tag,
+            run: run.clone(),
+            bulk: scanned.bulk.iter().map(|file| (*file, last)).collect(),
+            sealed: None,
+            busy: false,
+        };
+        if mode == Mode::Read {
+            for fact in &bulk {
+                state.apply(fact)?;
+            }
+            self.sources.push(Source::Memory(run));
+        } else {
+            self.make_durable(&full)?;
+            let id = RunId(state.next_run.max(1));
+            let written = seal(self.env, &run, id, &self.cache)?;
+            let mut facts = sealing_facts(&full, id);
+            facts.append(&mut bulk);
+            let records: Vec<Record> = facts.iter().map(Fact::encode).collect();
+            manifest.append(&records)?;
+            for fact in &facts {
+                state.apply(fact)?;
+            }
+            full.sealed = Some(id);
+            self.sources.push(Source::File(written));
+        }
+        self.full.push(full);
+        Ok(())
+    }
+
+    /// What recovery accepts must not be lost by the next crash.
+    fn make_durable(&self, full: &FullSegment) -> Result<(), OpenError> {
+        full.file.sync_data()?;
+        for (bulk, _) in &full.bulk {
+            self.env.disk.open(&Home::Bulk(*bulk).path(), Access::WRITE)?.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Removes files that nothing names.
+    fn sweep(&self, state: &LogState, kinds: &[(&str, &str)]) -> Result<(), OpenError> {
+        for &(directory, suffix) in kinds {
+            for number in numbered(&*self.env.disk, directory, suffix)? {
+                let file = FileId::new(number);
+                let kept = match directory {
+                    "run" => state.runs.values().any(|(run, _)| run.0 == number),
+                    "pack" => file.is_some_and(|file| state.packs.contains_key(&file)),
+                    _ => file.is_some_and(|file| state.bulk.contains_key(&file)),
+                };
+                if !kept {
+                    self.env.disk.remove(&format!("{directory}/{number}{suffix}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, state: LogState, manifest: Manifest, recovered: &Recovered, mode: Mode) -> Log {
+        let Self { env, config, cache, full, sources } = self;
+        let used: BTreeSet<u64> = state
+            .segments
+            .values()
+            .map(|stays| stays.slot)
+            .chain(full.iter().map(|full| full.slot))
+            .collect();
+        let next_slot = recovered.slots.iter().max().map_or(0, |slot| slot + 1);
+        let free: Vec<u64> =
+            recovered.slots.iter().copied().filter(|slot| !used.contains(slot)).collect();
+        let next_run = state.next_run;
+        let mut background =
+            Background::new(env.clone(), manifest, cache, free, next_slot, next_run);
+        let mut last_clock = None;
+        for source in sources {
+            if let Some((_, last)) = source.clock_ends() {
+                last_clock = Some((last.wall, last.era));
+            }
+            background.index.push(source);
+        }
+        let next_file = recovered.next_file.max(state.next_file).max(1);
+        let clock = HistoryClock::after(last_clock);
+        let last = recovered.last;
+        let mut log = Log::new(config, env.clone(), state, background, clock, last, next_file);
+        log.adopt(full, mode);
+        log
+    }
+}
+
+impl Log {
+    /// Takes over the files and segments that were found.
+    fn adopt(&mut self, full: Vec<FullSegment>, mode: Mode) {
+        let mut homes: Vec<(FileId, Home, Sequence)> = Vec::new();
+        for (id, stays) in &self.state.segments {
+            homes.push((*id, Home::Slot(stays.slot), stays.interval.first));
+        }
+        homes.extend(self.state.packs.iter().map(|(id, held)| (*id, Home::Pack(*id), held.first)));
+        homes.extend(self.state.bulk.iter().map(|(id, held)| (*id, Home::Bulk(*id), held.first)));
+        for (id, home, first) in homes {
+            self.files.insert(CellFile::new(id, home, first, None));
+        }
+        for full in &full {
+            self.files.insert(full.cells.clone());
+        }
+        if self.config.pack && mode != Mode::Read {
+            self.full.extend(full);
+        }
+        if mode == Mode::Read {
+            let cause = "the store is open for reading only".to_owned();
+            self.poison = Some(Poison { what: "writing", cause });
+        }
+    }
+}
+
+/// What batches are aligned to: what the disk wants, at least 512.
+fn sector(env: &Environment) -> io::Result<usize> {
+    let path = "log/probe";
+    let access = Access::WRITE_DIRECT.new_file();
+    if let Err(error) = env.disk.remove(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let alignment = env.disk.open(path, access)?.alignment();
+    env.disk.remove(path)?;
+    Ok(alignment.max(512))
+}

@@ -1,0 +1,425 @@
+//! What the log has others do: blocking jobs over the disk, each of no effect until its outcome comes
+//! back and the manifest knows.
+//!
+//! Order within a job is what makes a crash harmless: data, then its name, then the index, then its
+//! name; the manifest record follows as a job of its own.
+
+use crate::{
+    batch::{HEADER, HEADER_NONCE},
+    files::{CellFile, Home},
+    log::{Environment, random},
+    state::{Fact, Interval},
+};
+use history_index::{
+    Contents, Entry, MemoryRun, MergeJob, PageCache, Progress, Run, RunWriter, write_run,
+};
+use manifest::{Manifest, Record};
+use seal::TagKey;
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+};
+use thiserror::Error;
+use units::{BranchId, CELL, FileId, Lba, Place, RunId};
+use world::{Access, Bytes, File, Image};
+
+/// Cells written to a pack at once: 384 × 4128 = 387 × 4096.
+const PIECE_CELLS: usize = 384;
+/// Pages of a merge between two looks at whether to stop.
+const MERGE_PAGES: u64 = 1024;
+
+/// A job; see [`Work::run`].
+pub struct Work {
+    pub(crate) env: Arc<Environment>,
+    pub(crate) task: Task,
+}
+
+pub(crate) enum Task {
+    PrepareSegment { slot: u64, recycled: bool, bytes: u64, reserve_bytes: u64 },
+    PrepareBulk { id: FileId, bytes: u64, reserve_bytes: u64 },
+    Record { manifest: Arc<Mutex<Manifest>>, records: Vec<Record> },
+    Seal { segment: FileId, contents: Arc<MemoryRun>, run: RunId, cache: Arc<PageCache> },
+    Pack(Pack),
+    Merge { inputs: Vec<Arc<Run>>, run: RunId, cache: Arc<PageCache> },
+    Remove { paths: Vec<String> },
+}
+
+/// A segment to be packed.
+pub(crate) struct Pack {
+    pub segment: FileId,
+    /// The file, if its contents are no longer in memory.
+    pub file: File,
+    pub image: Option<Bytes>,
+    pub end_bytes: u64,
+    pub contents: Arc<MemoryRun>,
+    pub into: FileId,
+    pub run: RunId,
+    pub cache: Arc<PageCache>,
+}
+
+/// How a job ended.
+pub struct Outcome(pub(crate) Ended);
+
+pub(crate) enum Ended {
+    Segment(io::Result<PreparedSegment>),
+    Bulk(io::Result<PreparedBulk>),
+    Recorded { error: Option<String> },
+    Sealed { segment: FileId, run: Result<Arc<Run>, WorkError> },
+    Packed { segment: FileId, result: Result<PackedSegment, WorkError> },
+    Merged { inputs: Vec<RunId>, run: Result<Arc<Run>, WorkError> },
+    Removed,
+}
+
+/// A segment file that waits to be used.
+#[derive(Debug)]
+pub struct PreparedSegment {
+    pub slot: u64,
+    pub file: File,
+}
+
+/// A bulk file that waits to be used.
+pub struct PreparedBulk {
+    pub id: FileId,
+    pub file: File,
+    pub key: TagKey,
+    pub start_bytes: u64,
+    pub end_bytes: u64,
+}
+
+/// What came of packing.
+pub(crate) struct PackedSegment {
+    /// `None` if all its cells lie in bulk files, or it has none.
+    pub pack: Option<Arc<CellFile>>,
+    pub run: Arc<Run>,
+    pub moved: Vec<Moved>,
+}
+
+/// A cell that lies elsewhere now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Whose block.
+    pub branch: BranchId,
+    /// Which block.
+    pub lba: Lba,
+    /// Where it was.
+    pub from: Place,
+    /// Where it is.
+    pub to: Place,
+}
+
+/// Why packing, sealing or merging failed.
+#[derive(Debug, Error)]
+pub enum WorkError {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// The index.
+    #[error(transparent)]
+    Index(#[from] history_index::Error),
+    /// A cell is not where its entry says.
+    #[error("segment {segment} ends before the cell at {at_bytes}")]
+    Outside {
+        /// The segment.
+        segment: FileId,
+        /// Where the cell should be.
+        at_bytes: u64,
+    },
+}
+
+impl Work {
+    /// Whether it takes long: then it must not stand in the way of short ones.
+    pub fn is_long(&self) -> bool {
+        matches!(self.task, Task::Seal { .. } | Task::Pack(_) | Task::Merge { .. })
+    }
+
+    /// Does it.
+    pub fn run(self) -> Outcome {
+        let env = &*self.env;
+        Outcome(match self.task {
+            Task::PrepareSegment { slot, recycled, bytes, reserve_bytes } => {
+                Ended::Segment(prepare_segment(env, slot, recycled, bytes, reserve_bytes))
+            }
+            Task::PrepareBulk { id, bytes, reserve_bytes } => {
+                Ended::Bulk(prepare_bulk(env, id, bytes, reserve_bytes))
+            }
+            Task::Record { manifest, records } => {
+                let mut manifest = manifest.lock().unwrap_or_else(PoisonError::into_inner);
+                let error = manifest.append(&records).err().map(|error| error.to_string());
+                Ended::Recorded { error }
+            }
+            Task::Seal { segment, contents, run, cache } => {
+                Ended::Sealed { segment, run: seal(env, &contents, run, &cache) }
+            }
+            Task::Pack(pack) => Ended::Packed { segment: pack.segment, result: pack.run(env) },
+            Task::Merge { inputs, run, cache } => {
+                let ids = inputs.iter().map(|run| run.meta().run).collect();
+                Ended::Merged { inputs: ids, run: merge(env, inputs, run, &cache) }
+            }
+            Task::Remove { paths } => {
+                for path in paths {
+                    // What stays is garbage that the next start removes.
+                    let _ = env.disk.remove(&path);
+                }
+                Ended::Removed
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.task {
+            Task::PrepareSegment { .. } => "Work(prepare segment)",
+            Task::PrepareBulk { .. } => "Work(prepare bulk file)",
+            Task::Record { .. } => "Work(record)",
+            Task::Seal { .. } => "Work(seal)",
+            Task::Pack(_) => "Work(pack)",
+            Task::Merge { .. } => "Work(merge)",
+            Task::Remove { .. } => "Work(remove)",
+        })
+    }
+}
+
+/// Path of a run.
+pub fn run_path(run: RunId) -> String {
+    format!("run/{run}.run")
+}
+
+fn no_room() -> io::Error {
+    io::Error::from(io::ErrorKind::StorageFull)
+}
+
+/// A segment file of full length whose name is durable. One that was used before is taken as it is.
+fn prepare_segment(
+    env: &Environment,
+    slot: u64,
+    recycled: bool,
+    bytes: u64,
+    reserve_bytes: u64,
+) -> io::Result<PreparedSegment> {
+    let path = Home::Slot(slot).path();
+    if recycled {
+        let file = env.disk.open(&path, Access::WRITE_DIRECT)?;
+        if file.length_bytes()? < bytes {
+            file.allocate(bytes)?;
+            file.sync_data()?;
+        }
+        return Ok(PreparedSegment { slot, file });
+    }
+    if env.disk.space()?.free_bytes < bytes.saturating_add(reserve_bytes) {
+        return Err(no_room());
+    }
+    let file = env.disk.open(&path, Access::WRITE_DIRECT.new_file())?;
+    let made = file
+        .allocate(bytes)
+        .and_then(|()| file.sync_data())
+        .and_then(|()| env.disk.sync_dir("log"));
+    if let Err(error) = made {
+        let _ = env.disk.remove(&path);
+        return Err(error);
+    }
+    Ok(PreparedSegment { slot, file })
+}
+
+/// A bulk file with its header, whose name is durable.
+fn prepare_bulk(
+    env: &Environment,
+    id: FileId,
+    bytes: u64,
+    reserve_bytes: u64,
+) -> io::Result<PreparedBulk> {
+    if env.disk.space()?.free_bytes < bytes.saturating_add(reserve_bytes) {
+        return Err(no_room());
+    }
+    let path = Home::Bulk(id).path();
+    let file = env.disk.open(&path, Access::WRITE_DIRECT.new_file())?;
+    let salt: [u8; 32] = random(&*env.chance);
+    let mut image = Image::new(HEADER);
+    let header = image.append(HEADER);
+    header.fill(0);
+    header[..8].copy_from_slice(b"SLBULK01");
+    header[8..12].copy_from_slice(&1_u32.to_le_bytes());
+    header[16..32].copy_from_slice(&env.store.0);
+    header[32..40].copy_from_slice(&id.number().to_le_bytes());
+    header[40..72].copy_from_slice(&salt);
+    let key = TagKey::new(&env.master.derive("bulk", &salt));
+    let tag = key.tag(HEADER_NONCE, &[&header[..72]]);
+    header[72..88].copy_from_slice(&tag);
+    let made = file
+        .allocate(bytes)
+        .and_then(|()| file.write_at(0, image.get(0..HEADER)))
+        .and_then(|()| file.sync_data())
+        .and_then(|()| env.disk.sync_dir("bulk"));
+    if let Err(error) = made {
+        let _ = env.disk.remove(&path);
+        return Err(error);
+    }
+    Ok(PreparedBulk { id, file, key, start_bytes: HEADER as u64, end_bytes: bytes })
+}
+
+/// Writes the index of a segment and opens it.
+pub(crate) fn seal(
+    env: &Environment,
+    contents: &MemoryRun,
+    run: RunId,
+    cache: &Arc<PageCache>,
+) -> Result<Arc<Run>, WorkError> {
+    let path = run_path(run);
+    let written = write_run(&*env.disk, &path, run, &env.master, &*env.chance, contents);
+    if let Err(error) = written {
+        let _ = env.disk.remove(&path);
+        return Err(error.into());
+    }
+    env.disk.sync_dir("run")?;
+    Ok(Arc::new(Run::open(&*env.disk, &path, run, &env.master, cache)?))
+}
+
+fn merge(
+    env: &Environment,
+    inputs: Vec<Arc<Run>>,
+    run: RunId,
+    cache: &Arc<PageCache>,
+) -> Result<Arc<Run>, WorkError> {
+    let path = run_path(run);
+    let interval = match (inputs.first(), inputs.last()) {
+        (Some(first), Some(last)) => first.meta().first..=last.meta().last,
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidInput).into()),
+    };
+    let writer = RunWriter::create(&*env.disk, &path, run, &env.master, &*env.chance, interval)?;
+    let mut job = MergeJob::new(inputs, writer);
+    loop {
+        match job.step(MERGE_PAGES) {
+            Ok(Progress::More(more)) => job = *more,
+            Ok(Progress::Done(_)) => break,
+            Err(error) => {
+                let _ = env.disk.remove(&path);
+                return Err(error.into());
+            }
+        }
+    }
+    env.disk.sync_dir("run")?;
+    Ok(Arc::new(Run::open(&*env.disk, &path, run, &env.master, cache)?))
+}
+
+impl Pack {
+    /// Copies the segment's cells, sorted, into a pack; then writes the index with their new places.
+    pub(crate) fn run(self, env: &Environment) -> Result<PackedSegment, WorkError> {
+        let old = self.contents.contents();
+        let here = |entry: &&Entry| entry.place.file() == self.segment;
+        let cells = old.entries.iter().filter(here).count();
+        let mut moved = Vec::with_capacity(cells);
+        let mut pack = None;
+        if cells > 0 {
+            let bytes = match &self.image {
+                Some(image) => image.clone(),
+                None => read_segment(&self.file, self.end_bytes)?,
+            };
+            pack = Some(self.copy(env, &bytes, cells as u64, &mut moved)?);
+        }
+        let mut places = moved.iter().map(|moved| moved.to);
+        let entries = old.entries.iter().map(|entry| {
+            let left = entry.place.file() == self.segment;
+            let place = if left { places.next() } else { None };
+            Entry { place: place.unwrap_or(entry.place), ..*entry }
+        });
+        let contents = Contents { entries: entries.collect(), ..old.clone() };
+        let run = seal(env, &MemoryRun::new(contents), self.run, &self.cache)?;
+        Ok(PackedSegment { pack, run, moved })
+    }
+
+    fn copy(
+        &self,
+        env: &Environment,
+        bytes: &[u8],
+        cells: u64,
+        moved: &mut Vec<Moved>,
+    ) -> Result<Arc<CellFile>, WorkError> {
+        let home = Home::Pack(self.into);
+        let path = home.path();
+        let file = env.disk.open(&path, Access::WRITE_DIRECT.new_file())?;
+        let length_bytes = (HEADER as u64 + cells * CELL as u64).next_multiple_of(HEADER as u64);
+        file.allocate(length_bytes)?;
+        let mut piece = Image::new(PIECE_CELLS * CELL);
+        self.header(env, cells, piece.append(HEADER));
+        let mut at = 0;
+        let flush = |piece: Image, at: &mut u64| -> Result<Image, WorkError> {
+            file.write_at(*at, piece.get(0..piece.length_bytes()))?;
+            *at += piece.length_bytes() as u64;
+            Ok(piece.recycle().expect("nobody else looks into it"))
+        };
+        piece = flush(piece, &mut at)?;
+        for entry in &self.contents.contents().entries {
+            let from = entry.place;
+            if from.file() != self.segment {
+                continue;
+            }
+            let outside =
+                || WorkError::Outside { segment: self.segment, at_bytes: from.offset_bytes() };
+            let start = usize::try_from(from.offset_bytes()).map_err(|_| outside())?;
+            let cell = bytes.get(start..start + CELL).ok_or_else(outside)?;
+            let to = Place::new(self.into, at + piece.length_bytes() as u64).ok_or_else(outside)?;
+            piece.append(CELL).copy_from_slice(cell);
+            moved.push(Moved { branch: entry.branch, lba: entry.lba, from, to });
+            if piece.length_bytes() == PIECE_CELLS * CELL {
+                piece = flush(piece, &mut at)?;
+            }
+        }
+        if piece.length_bytes() > 0 {
+            let padding = piece.length_bytes().next_multiple_of(HEADER) - piece.length_bytes();
+            piece.append(padding).fill(0);
+            flush(piece, &mut at)?;
+        }
+        file.sync_data()?;
+        env.disk.sync_dir("pack")?;
+        Ok(CellFile::new(self.into, home, self.contents.first(), Some(file)))
+    }
+
+    fn header(&self, env: &Environment, cells: u64, header: &mut [u8]) {
+        let salt: [u8; 32] = random(&*env.chance);
+        header.fill(0);
+        header[..8].copy_from_slice(b"SLPACK01");
+        header[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        header[16..32].copy_from_slice(&env.store.0);
+        header[32..40].copy_from_slice(&self.into.number().to_le_bytes());
+        header[40..48].copy_from_slice(&self.contents.first().number().to_le_bytes());
+        header[48..56].copy_from_slice(&self.contents.last().number().to_le_bytes());
+        header[56..64].copy_from_slice(&cells.to_le_bytes());
+        header[64..96].copy_from_slice(&salt);
+        let key = TagKey::new(&env.master.derive("pack", &salt));
+        let tag = key.tag(HEADER_NONCE, &[&header[..96]]);
+        header[96..112].copy_from_slice(&tag);
+    }
+
+    /// The facts that make the pack part of history.
+    pub(crate) fn facts(
+        segment: FileId,
+        interval: Interval,
+        packed: &PackedSegment,
+        replaces: Option<RunId>,
+        last_tag: seal::Tag,
+    ) -> Vec<Fact> {
+        let run = packed.run.meta().run;
+        let replaced: Vec<RunId> = replaces.into_iter().collect();
+        let mut facts = vec![Fact::Run { run, interval, replaces: replaced }];
+        if let Some(pack) = &packed.pack {
+            facts.push(Fact::Pack { pack: pack.id, interval });
+        }
+        match replaces {
+            Some(_) => facts.push(Fact::Gone { file: segment }),
+            None => facts.push(Fact::Tail { segment, last_tag }),
+        }
+        facts
+    }
+}
+
+/// The used part of a segment.
+fn read_segment(file: &File, end_bytes: u64) -> io::Result<Bytes> {
+    let length = usize::try_from(end_bytes.next_multiple_of(HEADER as u64)).expect("a segment");
+    let mut image = Image::new(length);
+    let limit = usize::try_from(file.length_bytes()?).unwrap_or(usize::MAX);
+    let bytes = image.append(length.min(limit));
+    for (index, piece) in bytes.chunks_mut(1 << 20).enumerate() {
+        file.read_at(index as u64 * (1 << 20), piece)?;
+    }
+    Ok(image.freeze_from(0))
+}

@@ -1,0 +1,575 @@
+//! The loop of the log thread: turn after turn until it is told to stop.
+
+use super::{
+    connection::{Attach, Connection, Export, Exports, INPUT_BYTES, Need, Open, SessionInfo, Step},
+    hub::{Hub, Visit},
+    workers::Workers,
+};
+use block_device::{Answer, BlockError, Command, Completion};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use nbd::{ExportInfo, Refusal, ReplyTo};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+    thread,
+};
+use units::ClientId;
+use volume::{Job, Store, ViewId};
+use world::{
+    Clock, Done, Finished, Listener, Op, Pool, Ring, Socket, Token, Wait, memory::HUGE_BYTES,
+};
+
+/// Tokens of the sockets; the store's have these bits clear.
+const NET: u64 = 1 << 63;
+const RECEIVE: u64 = NET | 1 << 60;
+const SEND: u64 = NET | 2 << 60;
+const ACCEPT: u64 = NET | 3 << 60;
+const KIND: u64 = NET | 7 << 60;
+
+/// The longest a turn waits: deadlines are looked at that often.
+const TICK_NS: u64 = 1_000_000_000;
+/// A handshake that takes longer ends.
+const HANDSHAKE_NS: u64 = 10_000_000_000;
+/// After a stop, answers that take longer are given up.
+const STOP_NS: u64 = 10_000_000_000;
+/// Connections in all.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// What the log thread owns.
+pub struct Core {
+    /// The store.
+    pub store: Store,
+    pub(super) waiting: HashMap<u64, Sender<bool>>,
+    connections: BTreeMap<u64, Connection>,
+    listeners: BTreeMap<u64, Listener>,
+    next_id: u64,
+    tickets: Tickets,
+    exports: Option<Arc<dyn Exports>>,
+    hub: Hub,
+    workers: Option<Workers>,
+    clock: Arc<dyn Clock>,
+    pool: Pool,
+    ops: Vec<(Token, Op)>,
+    stopping: Option<Stopping>,
+    /// Connections that something happened to since they were last looked at.
+    stirred: Vec<u64>,
+}
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was asked to.
+    Asked,
+    /// Not all answers could be given in time.
+    GaveUp,
+}
+
+struct Stopping {
+    deadline_ns: u64,
+    flush: Option<u64>,
+    flushed: bool,
+}
+
+/// Requests under way by ticket.
+#[derive(Default)]
+struct Tickets {
+    slots: Vec<Option<Asker>>,
+    free: Vec<usize>,
+}
+
+enum Asker {
+    Client { connection: u64, reply: ReplyTo, bytes: usize },
+    Thread(Sender<Result<Answer, BlockError>>),
+}
+
+impl Tickets {
+    fn add(&mut self, asker: Asker) -> u64 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(asker);
+        slot as u64
+    }
+
+    fn take(&mut self, ticket: u64) -> Option<Asker> {
+        let slot = usize::try_from(ticket).ok()?;
+        let asker = self.slots.get_mut(slot)?.take()?;
+        self.free.push(slot);
+        Some(asker)
+    }
+}
+
+/// A log thread that runs.
+pub struct Running {
+    /// The way to it.
+    pub hub: Hub,
+    thread: thread::JoinHandle<io::Result<StopReason>>,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub fn join(self) -> io::Result<StopReason> {
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the log thread panicked")))
+    }
+}
+
+/// Starts the log thread over a store. `open_ring` is called there: a ring belongs to one thread.
+pub fn start(
+    store: Store,
+    clock: Arc<dyn Clock>,
+    open_ring: impl FnOnce() -> io::Result<Box<dyn Ring>> + Send + 'static,
+) -> io::Result<Running> {
+    let (visits, inbox) = unbounded::<Visit>();
+    let (ready, told) = crossbeam_channel::bounded(1);
+    let body = move || {
+        let mut ring = match open_ring() {
+            Ok(ring) => ring,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(StopReason::Asked);
+            }
+        };
+        let hub = Hub { visits, waker: ring.waker() };
+        let workers = match Workers::start() {
+            Ok(workers) => workers,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(StopReason::Asked);
+            }
+        };
+        let _ = ready.send(Ok(hub.clone()));
+        let mut core = Core::new(store, clock, hub, workers);
+        core.run(&mut *ring, &inbox)
+    };
+    let thread = thread::Builder::new().name("strand-log".to_owned()).spawn(body)?;
+    match told.recv() {
+        Ok(Ok(hub)) => Ok(Running { hub, thread }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("the log thread did not start")),
+    }
+}
+
+impl Core {
+    fn new(store: Store, clock: Arc<dyn Clock>, hub: Hub, workers: Workers) -> Self {
+        let pool = store.log().environment().pool.clone();
+        Self {
+            store,
+            waiting: HashMap::new(),
+            connections: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            next_id: 0,
+            tickets: Tickets::default(),
+            exports: None,
+            hub,
+            workers: Some(workers),
+            clock,
+            pool,
+            ops: Vec::new(),
+            stopping: None,
+            stirred: Vec::new(),
+        }
+    }
+
+    /// Who is asked what names mean; needed before the first listener.
+    pub fn set_exports(&mut self, exports: Arc<dyn Exports>) {
+        self.exports = Some(exports);
+    }
+
+    /// Serves NBD to who knocks there.
+    pub fn listen(&mut self, listener: Listener) {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.ops.push((Token(ACCEPT | id), Op::Accept { listener: listener.clone() }));
+        self.listeners.insert(id, listener);
+    }
+
+    /// The connections as they are.
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let info = |(id, connection): (&u64, &Connection)| SessionInfo {
+            id: *id,
+            peer: connection.peer.clone(),
+            export: connection.open.as_ref().map(|open| open.export.clone()),
+            since_boot_ns: connection.since_boot_ns,
+            requests: connection.requests,
+            attached: connection
+                .open
+                .as_ref()
+                .is_some_and(|open| matches!(open.attach, Attach::Yes(_))),
+        };
+        self.connections.iter().map(info).collect()
+    }
+
+    /// Ends the connections that are meant; gives how many.
+    pub fn kick(&mut self, meant: impl Fn(&SessionInfo) -> bool) -> usize {
+        let ids: Vec<u64> =
+            self.sessions().iter().filter(|info| meant(info)).map(|info| info.id).collect();
+        for id in &ids {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.ending = true;
+                connection.broken = true;
+                connection.socket.0.shut_down();
+                self.stirred.push(*id);
+            }
+        }
+        ids.len()
+    }
+
+    /// Ends the loop once all that was asked is answered and durable.
+    pub fn stop(&mut self) {
+        if self.stopping.is_none() {
+            let deadline_ns = self.clock.boot_ns() + STOP_NS;
+            self.stopping = Some(Stopping { deadline_ns, flush: None, flushed: false });
+            self.stirred.extend(self.connections.keys());
+        }
+    }
+
+    /// Hands in a request of a thread that waits for the answer.
+    pub(super) fn submit_for(
+        &mut self,
+        view: ViewId,
+        client: ClientId,
+        command: Command<'_>,
+        sender: Sender<Result<Answer, BlockError>>,
+    ) {
+        let ticket = self.tickets.add(Asker::Thread(sender));
+        self.store.submit(view, ticket, client, command);
+    }
+
+    fn run(&mut self, ring: &mut dyn Ring, inbox: &Receiver<Visit>) -> io::Result<StopReason> {
+        let mut done: Vec<Done> = Vec::new();
+        let mut completions: Vec<Completion> = Vec::new();
+        let mut jobs: Vec<Job> = Vec::new();
+        loop {
+            while let Ok(visit) = inbox.try_recv() {
+                visit(self);
+            }
+            for done in done.drain(..) {
+                self.done(done);
+            }
+            self.serve_stirred();
+            self.store.advance();
+            self.store.take_completions(&mut completions);
+            for completion in completions.drain(..) {
+                self.complete(completion);
+            }
+            self.serve_stirred();
+            for (id, ok) in self.store.take_changed() {
+                self.changed(id, ok);
+            }
+            self.store.take_ops(&mut self.ops);
+            for (token, op) in self.ops.drain(..) {
+                ring.push(token, op);
+            }
+            self.store.take_jobs(&mut jobs);
+            for job in jobs.drain(..) {
+                if let Some(workers) = &self.workers {
+                    workers.run(&self.hub, job);
+                }
+            }
+            if let Some(reason) = self.stopped() {
+                self.end(ring, inbox, &mut done)?;
+                return Ok(reason);
+            }
+            let busy = self.store.has_more() || !self.stirred.is_empty() || !inbox.is_empty();
+            let wait = if busy { Wait::No } else { Wait::Ns(TICK_NS) };
+            ring.turn(wait, &mut done)?;
+            self.look_at_deadlines();
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let id = done.token.0 & !KIND;
+        match done.token.0 & KIND {
+            ACCEPT => self.accepted(id, done),
+            RECEIVE => {
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                let bytes = match done.result {
+                    Ok(Finished::Bytes(bytes)) => bytes,
+                    Ok(Finished::Socket(_)) | Err(_) => 0,
+                };
+                if let Some(page) = done.page {
+                    connection.received(page, bytes);
+                }
+                self.stirred.push(id);
+            }
+            SEND => {
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                match done.result {
+                    Ok(Finished::Bytes(bytes)) => connection.sent(bytes),
+                    Ok(Finished::Socket(_)) | Err(_) => {
+                        connection.sending = false;
+                        connection.ending = true;
+                        connection.broken = true;
+                        connection.socket.0.shut_down();
+                    }
+                }
+                self.stirred.push(id);
+            }
+            _ => self.store.done(done),
+        }
+    }
+
+    fn accepted(&mut self, id: u64, done: Done) {
+        let Some(listener) = self.listeners.get(&id).cloned() else { return };
+        if self.stopping.is_some() {
+            self.listeners.remove(&id);
+            return;
+        }
+        self.ops.push((Token(ACCEPT | id), Op::Accept { listener }));
+        let Ok(Finished::Socket(socket)) = done.result else { return };
+        self.welcome(socket);
+    }
+
+    fn welcome(&mut self, socket: Socket) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            socket.0.shut_down();
+            return;
+        }
+        let Some(input) = self.pool.take(INPUT_BYTES.min(HUGE_BYTES)) else {
+            tracing::warn!("no memory for another connection");
+            socket.0.shut_down();
+            return;
+        };
+        self.next_id += 1;
+        let id = self.next_id;
+        self.connections.insert(id, Connection::new(socket, input, self.clock.boot_ns()));
+        self.stirred.push(id);
+    }
+
+    /// Goes on with every connection that something happened to.
+    fn serve_stirred(&mut self) {
+        let mut stirred = std::mem::take(&mut self.stirred);
+        stirred.sort_unstable();
+        stirred.dedup();
+        for id in stirred {
+            self.serve(id);
+        }
+    }
+
+    fn serve(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if self.stopping.is_some() && !connection.ending {
+            connection.ending = true;
+            if connection.receiving {
+                // Wakes the receive; what is answered still goes out.
+                connection.socket.0.stop_receiving();
+            }
+        }
+        loop {
+            let Some(connection) = self.connections.get_mut(&id) else { return };
+            let target = connection.open.as_ref().map(|open| (open.view, open.attach));
+            match connection.next(&self.pool) {
+                Step::Rest => break,
+                Step::Handled => {}
+                Step::Need(need) => self.need(id, need),
+                Step::Request { command, reply, bytes } => {
+                    let Some((view, attach)) = target else { break };
+                    let client = match attach {
+                        Attach::Refused(error) if command.writes() => {
+                            drop(command);
+                            connection.answer(reply, Err(error));
+                            continue;
+                        }
+                        Attach::Yes(client) => client,
+                        Attach::No | Attach::Asked | Attach::Refused(_) => ClientId(0),
+                    };
+                    let ticket = self.tickets.add(Asker::Client { connection: id, reply, bytes });
+                    self.store.submit(view, ticket, client, command);
+                    connection.unanswered += 1;
+                    connection.unanswered_bytes += bytes;
+                }
+            }
+        }
+        self.pump(id);
+    }
+
+    /// Starts what the connection's socket can do now; lets it go when it is over.
+    fn pump(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if let Some(parts) = connection.next_send() {
+            connection.sending = true;
+            let socket = connection.socket.clone();
+            self.ops.push((Token(SEND | id), Op::Send { socket, parts }));
+        }
+        if let Some((page, from, length_bytes)) = connection.wants() {
+            connection.receiving = true;
+            let socket = connection.socket.clone();
+            self.ops.push((Token(RECEIVE | id), Op::Receive { socket, page, from, length_bytes }));
+        }
+        if connection.is_over()
+            && let Some(connection) = self.connections.remove(&id)
+        {
+            self.goodbye(connection);
+        }
+    }
+
+    fn goodbye(&mut self, connection: Connection) {
+        connection.socket.0.shut_down();
+        let Some(open) = connection.open else { return };
+        self.store.close_view(open.view);
+        if let (Attach::Yes(client), Some(exports), Some(workers)) =
+            (open.attach, self.exports.clone(), &self.workers)
+        {
+            let (peer, export, lost) = (connection.peer, open.export, !connection.clean);
+            workers.ask(move || exports.detach(&peer, &export, client, lost));
+        }
+    }
+
+    /// Asks what only others know.
+    fn need(&mut self, id: u64, need: Need) {
+        let (Some(connection), Some(exports), Some(workers)) =
+            (self.connections.get(&id), self.exports.clone(), &self.workers)
+        else {
+            return;
+        };
+        let (hub, peer) = (self.hub.clone(), connection.peer.clone());
+        match need {
+            Need::List => workers.ask(move || {
+                let names = exports.list(&peer);
+                let _ = hub.send(Box::new(move |core| {
+                    if let Some(connection) = core.connections.get_mut(&id) {
+                        connection.listed(&names);
+                        core.stirred.push(id);
+                    }
+                }));
+            }),
+            Need::Name { name, serve } => workers.ask(move || {
+                let export = exports.open(&peer, &name);
+                let _ = hub.send(Box::new(move |core| core.named(id, serve, export)));
+            }),
+            Need::Attach => {
+                let Some(export) = connection.open.as_ref().map(|open| open.export.clone()) else {
+                    return;
+                };
+                workers.ask(move || {
+                    let result = exports.attach(&peer, &export);
+                    let _ = hub.send(Box::new(move |core| core.attached(id, result)));
+                });
+            }
+        }
+    }
+
+    fn named(&mut self, id: u64, serve: bool, export: Result<Export, (Refusal, String)>) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        self.stirred.push(id);
+        let export = match export {
+            Ok(export) => export,
+            Err((refusal, message)) => return connection.refused(refusal, &message),
+        };
+        let Some(view) = self.store.open_view(export.branch, export.at) else {
+            return connection.refused(Refusal::Unknown, "this instant is gone");
+        };
+        let Some(info) = self.store.info(view) else {
+            return connection.refused(Refusal::Unknown, "this instant is gone");
+        };
+        connection.opened(&ExportInfo {
+            size_bytes: info.size_bytes,
+            read_only: info.read_only || export.read_only,
+            multi_conn: export.fixed,
+            name: &export.name,
+            description: &export.description,
+        });
+        if serve {
+            connection.open = Some(Open { view, export, attach: Attach::No });
+        } else {
+            self.store.close_view(view);
+        }
+    }
+
+    fn attached(&mut self, id: u64, result: Result<ClientId, BlockError>) {
+        let connection = self.connections.get_mut(&id);
+        if let Some(open) = connection.and_then(|connection| connection.open.as_mut()) {
+            open.attach = match result {
+                Ok(client) => Attach::Yes(client),
+                Err(error) => Attach::Refused(error),
+            };
+            self.stirred.push(id);
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match self.tickets.take(completion.ticket.0) {
+            Some(Asker::Client { connection: id, reply, bytes }) => {
+                let Some(connection) = self.connections.get_mut(&id) else { return };
+                connection.unanswered -= 1;
+                connection.unanswered_bytes -= bytes;
+                connection.answer(reply, completion.result);
+                self.stirred.push(id);
+            }
+            Some(Asker::Thread(sender)) => {
+                let _ = sender.send(completion.result); // who asked may have gone
+            }
+            None => {}
+        }
+    }
+
+    fn changed(&mut self, id: u64, ok: bool) {
+        if let Some(sender) = self.waiting.remove(&id) {
+            let _ = sender.send(ok); // who asked may have gone
+        }
+        if let Some(stopping) = &mut self.stopping
+            && stopping.flush == Some(id)
+        {
+            stopping.flushed = true;
+        }
+    }
+
+    fn look_at_deadlines(&mut self) {
+        let now = self.clock.boot_ns();
+        for (id, connection) in &mut self.connections {
+            let late = now.saturating_sub(connection.since_boot_ns) > HANDSHAKE_NS;
+            if late && !connection.ending && connection.is_shaking_hands() {
+                connection.ending = true;
+                connection.broken = true;
+                connection.socket.0.shut_down();
+                self.stirred.push(*id);
+            } else if connection.waits_for_pages() {
+                self.stirred.push(*id);
+            }
+        }
+    }
+
+    /// Whether the loop may end.
+    fn stopped(&mut self) -> Option<StopReason> {
+        let now = self.clock.boot_ns();
+        let answered = self.connections.is_empty() && self.store.is_idle();
+        let stopping = self.stopping.as_mut()?;
+        if now >= stopping.deadline_ns {
+            return Some(StopReason::GaveUp);
+        }
+        if !answered {
+            return None;
+        }
+        if stopping.flush.is_none() {
+            stopping.flush = Some(self.store.flush_all());
+            return None;
+        }
+        stopping.flushed.then_some(StopReason::Asked)
+    }
+
+    /// Lets the workers end and takes what they still bring.
+    fn end(
+        &mut self,
+        ring: &mut dyn Ring,
+        inbox: &Receiver<Visit>,
+        done: &mut Vec<Done>,
+    ) -> io::Result<()> {
+        self.listeners.clear();
+        if let Some(workers) = self.workers.take() {
+            workers.finish();
+        }
+        while let Ok(visit) = inbox.try_recv() {
+            visit(self);
+        }
+        self.store.advance();
+        self.store.take_ops(&mut self.ops);
+        for (token, op) in self.ops.drain(..) {
+            if token.0 & NET == 0 {
+                ring.push(token, op);
+            }
+        }
+        ring.turn(Wait::No, done)
+    }
+}

@@ -1,0 +1,324 @@
+//! Reads and questions for extents: from the map to the cells and back to the client.
+
+use crate::{
+    Block, Store, ViewId,
+    read::{Fetch, Purpose, Read, Sheet, Wanted, group},
+    view::Parked,
+};
+use block_device::{Answer, BlockError, BlockExtent};
+use seal::CellName;
+use segment_log::Located;
+use std::sync::Arc;
+use units::{BLOCK_BYTES, CELL, Extent, Lba};
+use world::{Done, Finished};
+
+/// How often a read is done again because cells moved under it.
+const TRIES_MAX: u32 = 8;
+/// Leaves that one question for extents asks of the index at most; its answer may be short.
+const LEAVES_MAX: usize = 64;
+
+/// A question for extents on its way.
+#[derive(Debug)]
+pub struct Extents {
+    pub(crate) view: ViewId,
+    pub(crate) ticket: u64,
+    pub(crate) offset_bytes: u64,
+    pub(crate) length_bytes: u64,
+    pub(crate) count_max: usize,
+    pub(crate) loads: usize,
+}
+
+impl Store {
+    /// Begins to read bytes for a client.
+    pub(crate) fn read(&mut self, view: ViewId, ticket: u64, offset_bytes: u64, length_bytes: u64) {
+        let Some(start) = Lba::holding(offset_bytes) else {
+            return self.complete(ticket, Err(BlockError::OutOfRange));
+        };
+        let end = (offset_bytes + length_bytes).div_ceil(BLOCK_BYTES);
+        let Some(extent) = Extent::new(start, end - start.number()) else {
+            return self.complete(ticket, Ok(Answer::Data(Vec::new())));
+        };
+        let (Ok(skip_bytes), Ok(length_bytes)) =
+            (usize::try_from(offset_bytes % BLOCK_BYTES), usize::try_from(length_bytes))
+        else {
+            return self.complete(ticket, Err(BlockError::TooLarge));
+        };
+        let purpose = Purpose::Answer { skip_bytes, length_bytes };
+        self.begin_read(Read::begun(view, ticket, purpose, extent));
+    }
+
+    /// Begins to read an edge block for a write.
+    pub(crate) fn read_edge(&mut self, view: ViewId, write: u64, lba: Lba) {
+        let extent = Extent::new(lba, 1).expect("one block");
+        self.begin_read(Read::begun(view, 0, Purpose::Edge { write }, extent));
+    }
+
+    fn begin_read(&mut self, read: Read) {
+        let id = self.new_id();
+        self.reads.insert(id, read);
+        self.start_read(id);
+    }
+
+    /// Starts a read, or goes on with one whose leaf or memory has come.
+    pub(crate) fn start_read(&mut self, id: u64) {
+        let Some(mut read) = self.reads.remove(&id) else { return };
+        let Some(view) = self.views.get(&read.view) else {
+            return self.end_read(read, Err(BlockError::Stopping));
+        };
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut index = 0;
+        for (leaf, part) in read.extent.leaves() {
+            let known = view.map.leaf(leaf);
+            if known.all_zero() {
+                index += usize::try_from(part.blocks()).expect("a leaf");
+                continue;
+            }
+            for lba in part.lbas() {
+                match known.get(lba.index_in_leaf()) {
+                    Block::Zero => {}
+                    Block::At(place) => wanted.push(Wanted { place, lba, index }),
+                    Block::Unknown => {
+                        let asked = read.view;
+                        self.reads.insert(id, read);
+                        return self.load(asked, leaf, Parked::Read(id));
+                    }
+                }
+                index += 1;
+            }
+        }
+        if wanted.is_empty() {
+            read.sheet = Some(Sheet::Zeros);
+            return self.end_read(read, Ok(()));
+        }
+        let pool = self.log.environment().pool.clone();
+        let Some(mut sheet) = Sheet::take(&pool, read.extent.blocks()) else {
+            self.reads.insert(id, read);
+            return self.starve(id);
+        };
+        if u64::try_from(wanted.len()).expect("small") < read.extent.blocks() {
+            let mut wanted = wanted.iter().map(|wanted| wanted.index).peekable();
+            for index in 0..usize::try_from(read.extent.blocks()).expect("small") {
+                if wanted.next_if_eq(&index).is_none() {
+                    sheet.block(index).fill(0);
+                }
+            }
+        }
+        read.sheet = Some(sheet);
+        read.again = false;
+        self.fetch(id, read, wanted);
+    }
+
+    /// Decrypts what is in memory and starts operations for the rest.
+    fn fetch(&mut self, id: u64, mut read: Read, mut wanted: Vec<Wanted>) {
+        let pool = self.log.environment().pool.clone();
+        // What is in memory is asked for cell by cell: of two neighbours in a file one may still be on
+        // its way to disk.
+        let mut copy = [0; CELL];
+        wanted.retain(|wanted| match self.log.locate(wanted.place) {
+            Located::Memory(cell) => {
+                copy.copy_from_slice(cell);
+                self.open_cell(&mut read, *wanted, &copy);
+                false
+            }
+            Located::Disk(..) | Located::Gone | Located::Lost => true,
+        });
+        let mut fetches = Vec::new();
+        for near in group(&mut wanted) {
+            let first = near[0].place;
+            match self.log.locate(first) {
+                Located::Memory(_) => unreachable!("sorted out above"),
+                Located::Disk(cells, file) => {
+                    let Some((offset_bytes, length_bytes, needed_bytes)) =
+                        Fetch::window(near, file.alignment())
+                    else {
+                        continue;
+                    };
+                    let fetch = Fetch {
+                        read: id,
+                        cells,
+                        file,
+                        offset_bytes,
+                        length_bytes,
+                        needed_bytes,
+                        wanted: near.to_vec(),
+                    };
+                    let Some(page) = pool.take(length_bytes) else {
+                        // Nothing is in flight yet: let go of everything and wait for memory.
+                        drop(fetches);
+                        read.sheet = None;
+                        self.reads.insert(id, read);
+                        return self.starve(id);
+                    };
+                    fetches.push((fetch, page));
+                }
+                Located::Gone => {
+                    self.forget(read.view, near);
+                    read.again = true;
+                }
+                Located::Lost => read.error = Some(BlockError::Io),
+            }
+        }
+        read.pending = fetches.len();
+        if read.pending == 0 {
+            return self.settle(id, read);
+        }
+        self.reads.insert(id, read);
+        for (fetch, page) in fetches {
+            self.push_fetch(fetch, page);
+        }
+    }
+
+    /// Cells have been read.
+    pub(crate) fn fetched(&mut self, fetch: &Fetch, done: Done) {
+        let Some(mut read) = self.reads.remove(&fetch.read) else { return };
+        read.pending -= 1;
+        let bytes = match done.result {
+            Ok(Finished::Bytes(bytes)) => bytes,
+            Ok(Finished::Socket(_)) | Err(_) => 0,
+        };
+        match done.page {
+            Some(page) if bytes >= fetch.needed_bytes => {
+                for wanted in &fetch.wanted {
+                    let at = usize::try_from(wanted.place.offset_bytes() - fetch.offset_bytes);
+                    let at = at.expect("inside the window");
+                    let cell = &page[at..at + CELL];
+                    let name = CellName::of(cell);
+                    if !self.log.may_hold(&fetch.cells, name.sequence) {
+                        self.forget(read.view, &[*wanted]);
+                        read.again = true;
+                        continue;
+                    }
+                    self.open_cell(&mut read, *wanted, cell);
+                }
+            }
+            _ => {
+                self.damaged += 1;
+                read.error = Some(BlockError::Io);
+            }
+        }
+        if read.pending == 0 { self.settle(fetch.read, read) } else { self.keep(fetch.read, read) }
+    }
+
+    fn keep(&mut self, id: u64, read: Read) {
+        self.reads.insert(id, read);
+    }
+
+    /// All operations of a read have ended.
+    fn settle(&mut self, id: u64, mut read: Read) {
+        if read.error.is_none() && read.again {
+            read.tries += 1;
+            read.sheet = None;
+            if read.tries <= TRIES_MAX {
+                self.reads.insert(id, read);
+                return self.start_read(id);
+            }
+            read.error = Some(BlockError::Io);
+            self.damaged += 1;
+        }
+        let result = read.error.map_or(Ok(()), Err);
+        self.end_read(read, result);
+    }
+
+    pub(crate) fn fail_read(&mut self, id: u64, error: BlockError) {
+        if let Some(read) = self.reads.remove(&id) {
+            self.end_read(read, Err(error));
+        }
+    }
+
+    fn end_read(&mut self, mut read: Read, result: Result<(), BlockError>) {
+        match read.purpose {
+            Purpose::Edge { write } => {
+                let lba = read.extent.start();
+                let mut block = vec![0; units::BLOCK].into_boxed_slice();
+                if let Sheet::Pages(_) = read.sheet() {
+                    block.copy_from_slice(read.sheet().block(0));
+                }
+                self.edge_read(write, lba, result.map(|()| block));
+            }
+            Purpose::Answer { skip_bytes, length_bytes } => {
+                let answer = result.map(|()| {
+                    let sheet = read.sheet.take().unwrap_or(Sheet::Zeros);
+                    Answer::Data(sheet.into_bytes(read.extent.blocks(), skip_bytes, length_bytes))
+                });
+                self.complete(read.ticket, answer);
+            }
+        }
+    }
+
+    /// Verifies a cell and puts its text where the read wants it.
+    fn open_cell(&mut self, read: &mut Read, wanted: Wanted, cell: &[u8]) {
+        let name = CellName::of(cell);
+        let right = name.lba == wanted.lba
+            && self.views.get(&read.view).is_some_and(|view| view.sees(name.branch, name.sequence));
+        let keyring = Arc::clone(&self.log.environment().keyring);
+        let opened = right
+            && keyring
+                .cell_key(name.branch, name.sequence)
+                .is_some_and(|key| key.open(cell, read.sheet().block(wanted.index)).is_ok());
+        if !opened {
+            self.damaged += 1;
+            read.error = Some(BlockError::Io);
+        }
+    }
+
+    fn forget(&mut self, view: ViewId, wanted: &[Wanted]) {
+        if let Some(view) = self.views.get_mut(&view) {
+            for wanted in wanted {
+                view.map.forget(wanted.lba, wanted.place);
+            }
+        }
+    }
+
+    /// Begins to answer which bytes are data and which are holes.
+    pub(crate) fn ask_extents(&mut self, question: Extents) {
+        let id = self.new_id();
+        self.extents.insert(id, question);
+        self.start_extents(id);
+    }
+
+    pub(crate) fn fail_extents(&mut self, id: u64) {
+        if let Some(question) = self.extents.remove(&id) {
+            self.complete(question.ticket, Err(BlockError::Io));
+        }
+    }
+
+    /// Answers as far as the map knows; asks for the first leaf it does not.
+    pub(crate) fn start_extents(&mut self, id: u64) {
+        let Some(mut question) = self.extents.remove(&id) else { return };
+        let Some(view) = self.views.get(&question.view) else {
+            return self.complete(question.ticket, Err(BlockError::Stopping));
+        };
+        let start = question.offset_bytes;
+        let end = start + question.length_bytes;
+        let mut found: Vec<BlockExtent> = Vec::new();
+        let mut at = start;
+        while at < end {
+            let Some(lba) = Lba::holding(at) else { break };
+            let known = view.map.leaf(lba.leaf());
+            let (hole, stop) = if known.all_zero() {
+                (true, lba.leaf().extent().end() * BLOCK_BYTES)
+            } else {
+                match known.get(lba.index_in_leaf()) {
+                    Block::Zero => (true, (lba.number() + 1) * BLOCK_BYTES),
+                    Block::At(_) => (false, (lba.number() + 1) * BLOCK_BYTES),
+                    Block::Unknown if question.loads < LEAVES_MAX || found.is_empty() => {
+                        question.loads += 1;
+                        let asked = question.view;
+                        self.extents.insert(id, question);
+                        return self.load(asked, lba.leaf(), Parked::Extents(id));
+                    }
+                    Block::Unknown => break,
+                }
+            };
+            let length_bytes = stop.min(end) - at;
+            let full = found.len() == question.count_max;
+            match found.last_mut() {
+                Some(last) if last.hole == hole => last.length_bytes += length_bytes,
+                _ if full => break,
+                _ => found.push(BlockExtent { length_bytes, hole }),
+            }
+            at += length_bytes;
+        }
+        self.complete(question.ticket, Ok(Answer::Extents(found)));
+    }
+}

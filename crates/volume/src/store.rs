@@ -1,0 +1,484 @@
+//! The store as a state machine: every volume's requests in, answers out, nothing that blocks.
+//!
+//! Who drives it (the server's loop, or a simulation) takes operations for a ring and jobs for
+//! workers, and brings their ends back. All of it belongs to one thread. Invariants: a read gives the
+//! newest version that its view sees, or an error; overlapping writes take effect one after the other,
+//! whatever their edges; what a view's map does not know is asked of the index, never guessed.
+
+use crate::{
+    Extents, HeadMap, Snapshot, View, ViewId,
+    read::{Fetch, Purpose, Read, Sheet},
+    view::Parked,
+    write::Write,
+};
+use block_device::{Answer, BlockError, Completion, DeviceInfo, Ticket};
+use catalogue::{Catalogue, CatalogueRecord};
+use history_index::{Bound, IndexSnapshot, LeafVersions};
+use manifest::Record;
+use segment_log::{Event, Log, Moves, Outcome, Work};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+use units::{BranchId, Leaf, Sequence};
+use world::{Done, Op, Token};
+
+/// Tickets from here on are the store's own.
+const OWN_TICKETS: u64 = 1 << 63;
+/// Moved cells that maps follow in one turn.
+const MOVES_A_TURN: usize = 1024;
+
+/// See the module's head.
+pub struct Store {
+    pub(crate) log: Log,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) views: BTreeMap<ViewId, View>,
+    live: BTreeMap<BranchId, ViewId>,
+    pub(crate) reads: BTreeMap<u64, Read>,
+    fetches: BTreeMap<u64, Fetch>,
+    pub(crate) writes: BTreeMap<u64, Write>,
+    pub(crate) extents: BTreeMap<u64, Extents>,
+    /// Writes that wait for room in the log, in their order.
+    pub(crate) stalled: VecDeque<Write>,
+    /// Reads that wait for memory, in their order.
+    starved: VecDeque<u64>,
+    pub(crate) next_id: u64,
+    completions: Vec<Completion>,
+    ops: Vec<(Token, Op)>,
+    jobs: Vec<Job>,
+    moves: VecDeque<Moves>,
+    changes: BTreeMap<u64, Vec<CatalogueRecord>>,
+    changed: Vec<(u64, bool)>,
+    pub(crate) damaged: u64,
+}
+
+/// Work for another thread: blocking, bounded, and of no effect until its end comes back.
+pub enum Job {
+    /// Of the log.
+    Log(Work),
+    /// The versions of a leaf that a view needs.
+    Load(Load),
+}
+
+/// On which thread a job runs: jobs of one lane run one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Short, and others wait for it.
+    Prompt,
+    /// Long: packing and merging.
+    Background,
+    /// Look-ups: any number at once, in any order.
+    Read,
+}
+
+/// A question to the index.
+pub struct Load {
+    view: ViewId,
+    chain: Vec<Bound>,
+    index: IndexSnapshot,
+    versions: LeafVersions,
+}
+
+/// The end of a job.
+pub enum JobDone {
+    /// Of the log.
+    Log(Outcome),
+    /// The versions, or why they cannot be had.
+    Load {
+        /// Who asked.
+        view: ViewId,
+        /// What for.
+        leaf: Leaf,
+        /// What came.
+        result: Result<LeafVersions, String>,
+    },
+}
+
+impl Job {
+    /// Where it runs.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Log(work) if work.is_long() => Lane::Background,
+            Self::Log(_) => Lane::Prompt,
+            Self::Load(_) => Lane::Read,
+        }
+    }
+
+    /// Does it.
+    pub fn run(self) -> JobDone {
+        match self {
+            Self::Log(work) => JobDone::Log(work.run()),
+            Self::Load(mut load) => {
+                let loaded = load.index.complete_leaf(&load.chain, &mut load.versions);
+                let (view, leaf) = (load.view, load.versions.leaf());
+                let result = loaded.map(|()| load.versions).map_err(|error| error.to_string());
+                JobDone::Load { view, leaf, result }
+            }
+        }
+    }
+}
+
+impl Store {
+    /// A store over a recovered log and its catalogue.
+    pub fn new(log: Log, catalogue: Catalogue) -> Self {
+        Self {
+            log,
+            catalogue: Arc::new(catalogue),
+            views: BTreeMap::new(),
+            live: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            extents: BTreeMap::new(),
+            stalled: VecDeque::new(),
+            starved: VecDeque::new(),
+            next_id: 1,
+            completions: Vec::new(),
+            ops: Vec::new(),
+            jobs: Vec::new(),
+            moves: VecDeque::new(),
+            changes: BTreeMap::new(),
+            changed: Vec::new(),
+            damaged: 0,
+        }
+    }
+
+    /// Volumes, branches, marks as they are; cheap to keep.
+    pub fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+
+    /// The log, for what it tells of itself.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Blocks that could not be read because their bytes are damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Memory of the maps of all open views.
+    pub fn head_map_bytes(&self) -> usize {
+        self.views.values().map(|view| view.map.memory_bytes()).sum()
+    }
+
+    /// Opens a branch as it goes on, or at an instant. What many open at once they share.
+    pub fn open_view(&mut self, branch: BranchId, at: Option<Sequence>) -> Option<ViewId> {
+        if at.is_none()
+            && let Some(id) = self.live.get(&branch)
+            && let Some(view) = self.views.get_mut(id)
+        {
+            view.holders += 1;
+            return Some(*id);
+        }
+        let up_to = at.unwrap_or(Sequence::MAX);
+        let known = self.catalogue.branch(branch)?;
+        let chain: Vec<Bound> = self
+            .catalogue
+            .chain(branch, up_to)
+            .into_iter()
+            .map(|(branch, up_to)| Bound { branch, up_to })
+            .collect();
+        let made = known.created.sequence;
+        let fresh = at.is_none() && chain.len() == 1 && self.log.never_wrote(branch, made);
+        let view = View {
+            branch,
+            at,
+            size_bytes: self.catalogue.size_at(branch, up_to)?,
+            read_only: at.is_some() || known.read_only,
+            map: if fresh { HeadMap::zero() } else { HeadMap::unknown() },
+            chain,
+            holders: 1,
+            loading: BTreeMap::new(),
+            locks: Vec::new(),
+            blocked: VecDeque::new(),
+        };
+        let id = ViewId(self.new_id());
+        self.views.insert(id, view);
+        if at.is_none() {
+            self.live.insert(branch, id);
+        }
+        Some(id)
+    }
+
+    /// Lets go of a view. The present of a branch stays in memory; an instant is forgotten with its
+    /// last holder, once nothing in flight needs it.
+    pub fn close_view(&mut self, id: ViewId) {
+        let Some(view) = self.views.get_mut(&id) else { return };
+        view.holders = view.holders.saturating_sub(1);
+        if view.holders == 0 && view.at.is_some() {
+            self.views.remove(&id);
+        }
+    }
+
+    /// The store as it stands, for questions on any thread.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            catalogue: self.catalogue.clone(),
+            index: self.log.whole_index(),
+            head: self.log.last(),
+            durable: self.log.durable(),
+        }
+    }
+
+    /// What a view is now.
+    pub fn info(&self, id: ViewId) -> Option<DeviceInfo> {
+        let view = self.views.get(&id)?;
+        Some(DeviceInfo {
+            size_bytes: view.size_bytes,
+            read_only: view.read_only,
+            frozen: view.at.is_some(),
+        })
+    }
+
+    /// Makes all that was begun durable; [`Store::take_changed`] tells by the same id.
+    pub fn flush_all(&mut self) -> u64 {
+        let id = self.new_id() | OWN_TICKETS;
+        self.log.flush_all(id);
+        id
+    }
+
+    /// Makes changes of the catalogue durable and then takes them in; [`Store::take_changed`] tells.
+    /// They must have been planned on the present catalogue.
+    pub fn change(&mut self, records: Vec<CatalogueRecord>) -> u64 {
+        let id = self.new_id() | OWN_TICKETS;
+        let encoded = records.iter().map(|record| {
+            let (kind, body) = record.encode();
+            Record { kind, body }
+        });
+        self.log.record(id, encoded.collect());
+        self.changes.insert(id, records);
+        id
+    }
+
+    /// Takes the ids of flushes and changes that have ended, and whether well.
+    pub fn take_changed(&mut self) -> Vec<(u64, bool)> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Appends the answers that are due.
+    pub fn take_completions(&mut self, completions: &mut Vec<Completion>) {
+        completions.append(&mut self.completions);
+    }
+
+    /// Appends the operations that are to be started.
+    pub fn take_ops(&mut self, ops: &mut Vec<(Token, Op)>) {
+        ops.append(&mut self.ops);
+    }
+
+    /// Appends the jobs that are to be run.
+    pub fn take_jobs(&mut self, jobs: &mut Vec<Job>) {
+        jobs.append(&mut self.jobs);
+    }
+
+    /// Whether anything is under way that will come back by itself.
+    pub fn is_idle(&self) -> bool {
+        self.log.is_idle() && self.fetches.is_empty() && self.stalled.is_empty()
+    }
+
+    /// Whether there is more to do at once, without waiting for anything.
+    pub fn has_more(&self) -> bool {
+        !self.moves.is_empty()
+    }
+
+    /// Does what is due: call it once a turn, after the turn's requests and ends.
+    pub fn advance(&mut self) {
+        self.follow_moves();
+        self.retry_starved();
+        self.retry_stalled();
+        self.log.advance();
+        self.hear();
+        self.retry_stalled();
+        let mut ops = Vec::new();
+        self.log.take_ops(&mut ops);
+        self.ops.extend(ops.into_iter().map(|(io, op)| (Token(io << 1), op)));
+        self.jobs.extend(self.log.take_works().into_iter().map(Job::Log));
+    }
+
+    /// An operation of [`Store::take_ops`] has ended.
+    pub fn done(&mut self, mut done: Done) {
+        let id = done.token.0 >> 1;
+        if done.token.0 & 1 == 0 {
+            done.token = Token(id);
+            self.log.done(id, done);
+        } else if let Some(fetch) = self.fetches.remove(&id) {
+            self.fetched(&fetch, done);
+        }
+    }
+
+    /// A job of [`Store::take_jobs`] has ended.
+    pub fn job_done(&mut self, done: JobDone) {
+        match done {
+            JobDone::Log(outcome) => {
+                if let Some(moves) = self.log.work_done(outcome) {
+                    self.moves.push_back(moves);
+                }
+            }
+            JobDone::Load { view, leaf, result } => self.loaded(view, leaf, result),
+        }
+    }
+
+    pub(crate) fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(crate) fn complete(&mut self, ticket: u64, result: Result<Answer, BlockError>) {
+        self.completions.push(Completion { ticket: Ticket(ticket), result });
+    }
+
+    pub(crate) fn push_fetch(&mut self, fetch: Fetch, page: world::Page) {
+        let id = self.new_id();
+        let op = Op::Read {
+            file: fetch.file.clone(),
+            offset_bytes: fetch.offset_bytes,
+            page,
+            length_bytes: fetch.length_bytes,
+        };
+        self.ops.push((Token(id << 1 | 1), op));
+        self.fetches.insert(id, fetch);
+    }
+
+    pub(crate) fn starve(&mut self, read: u64) {
+        self.starved.push_back(read);
+    }
+
+    /// Asks the index for a leaf that the view's map does not know.
+    pub(crate) fn load(&mut self, id: ViewId, leaf: Leaf, parked: Parked) {
+        let Some(view) = self.views.get_mut(&id) else { return };
+        let waiting = view.loading.entry(leaf).or_default();
+        waiting.push(parked);
+        if waiting.len() > 1 {
+            return;
+        }
+        let chain = view.chain.clone();
+        let mut versions = LeafVersions::new(leaf);
+        self.log.load_open_leaf(&chain, leaf, &mut versions);
+        let index = self.log.index();
+        self.jobs.push(Job::Load(Load { view: id, chain, index, versions }));
+    }
+
+    fn loaded(&mut self, id: ViewId, leaf: Leaf, result: Result<LeafVersions, String>) {
+        let Some(view) = self.views.get_mut(&id) else { return };
+        let parked = view.loading.remove(&leaf).unwrap_or_default();
+        let ok = result.is_ok();
+        if let Ok(versions) = result {
+            view.map.fill(&versions);
+        } else {
+            self.damaged += 1;
+        }
+        for parked in parked {
+            match (parked, ok) {
+                (Parked::Read(read), true) => self.start_read(read),
+                (Parked::Read(read), false) => self.fail_read(read, BlockError::Io),
+                (Parked::Extents(question), true) => self.start_extents(question),
+                (Parked::Extents(question), false) => self.fail_extents(question),
+            }
+        }
+    }
+
+    /// Takes what the log has to say.
+    fn hear(&mut self) {
+        while let Some(event) = self.log.next_event() {
+            match event {
+                Event::Written { ticket, sequence } => {
+                    self.complete(ticket, Ok(Answer::Written(sequence)));
+                }
+                Event::Flushed { ticket } if ticket & OWN_TICKETS != 0 => {
+                    self.changed.push((ticket, true));
+                }
+                Event::Flushed { ticket } => self.complete(ticket, Ok(Answer::Flushed)),
+                Event::Failed { ticket, .. } if ticket & OWN_TICKETS != 0 => {
+                    self.changed.push((ticket, false));
+                }
+                Event::Failed { ticket, full } => {
+                    let error = if full { BlockError::NoSpace } else { BlockError::Io };
+                    self.complete(ticket, Err(error));
+                }
+                Event::Recorded { ticket, durable } => self.recorded(ticket, durable),
+            }
+        }
+    }
+
+    fn recorded(&mut self, id: u64, durable: bool) {
+        if let Some(records) = self.changes.remove(&id)
+            && durable
+        {
+            let catalogue = Arc::make_mut(&mut self.catalogue);
+            for record in records {
+                catalogue.apply(record).expect("planned on this catalogue");
+            }
+            self.learn();
+        }
+        self.changed.push((id, durable));
+    }
+
+    /// Brings keys and open views up to what the catalogue says now.
+    fn learn(&mut self) {
+        crate::learn_keys(&self.catalogue, &self.log.environment().keyring);
+        for view in self.views.values_mut().filter(|view| view.at.is_none()) {
+            if let Some(branch) = self.catalogue.branch(view.branch) {
+                view.read_only = branch.read_only;
+            }
+            let size = self.catalogue.size_at(view.branch, Sequence::MAX);
+            view.size_bytes = size.unwrap_or(view.size_bytes);
+        }
+    }
+
+    fn follow_moves(&mut self) {
+        let mut left = MOVES_A_TURN;
+        while left > 0
+            && let Some(moves) = self.moves.front_mut()
+        {
+            let count = left.min(moves.cells.len());
+            for moved in moves.cells.drain(..count) {
+                if let Some(view) = self.live.get(&moved.branch)
+                    && let Some(view) = self.views.get_mut(view)
+                {
+                    view.map.moved(moved.lba, moved.from, moved.to);
+                }
+            }
+            left -= count;
+            if moves.cells.is_empty()
+                && let Some(moves) = self.moves.pop_front()
+            {
+                self.log.moves_followed(moves.segment);
+            }
+        }
+    }
+
+    fn retry_starved(&mut self) {
+        for _ in 0..self.starved.len() {
+            let Some(read) = self.starved.pop_front() else { break };
+            self.start_read(read);
+        }
+    }
+}
+
+impl Read {
+    /// The blocks of this read in the order they were asked for, before anything is known.
+    pub(crate) fn begun(
+        view: ViewId,
+        ticket: u64,
+        purpose: Purpose,
+        extent: units::Extent,
+    ) -> Self {
+        Self {
+            view,
+            ticket,
+            purpose,
+            extent,
+            sheet: None,
+            pending: 0,
+            error: None,
+            again: false,
+            tries: 0,
+        }
+    }
+
+    /// Where its blocks gather.
+    pub(crate) fn sheet(&mut self) -> &mut Sheet {
+        self.sheet.get_or_insert(Sheet::Zeros)
+    }
+}

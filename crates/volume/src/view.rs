@@ -1,0 +1,59 @@
+//! A view: one branch, now or at an instant, as clients see it.
+
+use crate::{head_map::HeadMap, write::Write};
+use history_index::Bound;
+use std::collections::{BTreeMap, VecDeque};
+use units::{BranchId, Extent, Leaf, Sequence};
+
+/// An open view; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ViewId(pub u64);
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct View {
+    pub(crate) branch: BranchId,
+    /// `None`: the branch as it goes on.
+    pub(crate) at: Option<Sequence>,
+    /// Whose versions are visible, and up to where.
+    pub(crate) chain: Vec<Bound>,
+    pub(crate) size_bytes: u64,
+    pub(crate) read_only: bool,
+    pub(crate) map: HeadMap,
+    /// How many hold it.
+    pub(crate) holders: usize,
+    /// Leaves that are being asked of the index, with the reads that wait for them.
+    pub(crate) loading: BTreeMap<Leaf, Vec<Parked>>,
+    /// Blocks of writes that still read their edges; who overlaps waits.
+    pub(crate) locks: Vec<(u64, Extent)>,
+    /// Writes that overlap a lock, in their order.
+    pub(crate) blocked: VecDeque<Write>,
+}
+
+/// What goes on once a leaf is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parked {
+    /// A read.
+    Read(u64),
+    /// A question for extents.
+    Extents(u64),
+}
+
+impl View {
+    /// Number of blocks, the last one perhaps in part.
+    pub fn blocks(&self) -> u64 {
+        self.size_bytes.div_ceil(units::BLOCK_BYTES)
+    }
+
+    /// Whether a version of that branch and sequence is visible.
+    pub fn sees(&self, branch: BranchId, sequence: Sequence) -> bool {
+        self.chain.iter().any(|bound| bound.branch == branch && sequence <= bound.up_to)
+    }
+
+    /// Whether blocks are locked, or wanted by a write that waits already.
+    pub fn is_locked(&self, extent: Extent) -> bool {
+        let overlaps = |other: Extent| other.overlap(extent).is_some();
+        self.locks.iter().any(|(_, locked)| overlaps(*locked))
+            || self.blocked.iter().any(|write| overlaps(write.extent))
+    }
+}
