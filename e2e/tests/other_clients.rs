@@ -86,10 +86,11 @@ fn fio_verifies_what_it_wrote() {
     let store = Store::with_volume(64 * MIB);
     let server = store.serve(&[]);
     let mut fio = Command::new("fio");
-    fio.current_dir(store.scratch("").as_path()).arg(format!("--uri={}", server.uri(VOLUME)));
-    fio.args(["--name=verify", "--ioengine=nbd", "--thread", "--rw=randwrite", "--iodepth=16"]);
-    fio.args(["--bsrange=512-128k", "--blockalign=512", "--size=64m", "--io_size=96m"]);
-    fio.args(["--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--fsync=64"]);
+    fio.current_dir(store.scratch("").as_path()).args(["--name=verify", "--ioengine=nbd"]);
+    fio.arg(format!("--uri={}", server.uri(VOLUME))); // known only once the engine is named
+    fio.args(["--thread", "--rw=randwrite", "--iodepth=16", "--bsrange=512-128k"]);
+    fio.args(["--blockalign=512", "--size=64m", "--fsync=64"]);
+    fio.args(["--verify=crc32c", "--do_verify=1", "--verify_fatal=1"]);
     succeed(&mut fio);
 }
 
