@@ -1,2 +1,111 @@
-//! The binary: arguments, one call below, text or JSON, and an exit code.
-fn main() {}
+//! The binary: arguments → one call below → text or JSON, and an exit code.
+//!
+//! `cli` is the grammar, `commands` has a file for each noun, `out` prints, `backend` opens a store
+//! in this process when no server runs for it.
+
+mod backend;
+mod cli;
+mod commands;
+mod context;
+mod out;
+mod places;
+#[cfg(test)]
+mod testing;
+
+use api::{Failure, codes};
+use clap::{Parser as _, error::ErrorKind};
+use cli::{Cli, Color};
+use out::{Output, Stop};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
+    choose_colour(cli.global.color);
+    let json = cli.global.json;
+    let mut output = Output::of_process(json, cli.global.quiet);
+    let ended = context::Context::new(cli.global, &mut output)
+        .map_err(Stop::from)
+        .and_then(|mut context| commands::run(cli.noun, &mut context));
+    let ended = ended.and_then(|exit| output.flush().map(|()| exit));
+    match ended {
+        Ok(exit) => ExitCode::from(exit),
+        Err(Stop::PipeClosed) => ExitCode::SUCCESS,
+        Err(Stop::Failed(failure)) => {
+            let _ = output.flush(); // what was printed before stands
+            out::report(&failure, json);
+            ExitCode::from(failure.exit())
+        }
+    }
+}
+
+/// Help and version go to stdout; what is no grammar goes to stderr in the one error form.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    choose_colour(Color::Auto);
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print(); // nobody is left to tell
+        return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+    }
+    let failure = usage(error);
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    out::report(&failure, json);
+    ExitCode::from(failure.exit())
+}
+
+/// The parser's words as a failure: its first line is the message, its tip the hint.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let message: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let mut failure = Failure::new(codes::USAGE, message);
+    let mut rest = text.lines().map(str::trim);
+    if let Some(tip) = rest.find_map(|line| line.strip_prefix("tip: ")) {
+        failure = failure.doing(tip);
+    }
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "));
+    let command = usage.map(|usage| {
+        let words = usage.split(' ').take_while(|word| !word.starts_with(['-', '[', '<']));
+        words.collect::<Vec<_>>().join(" ")
+    });
+    failure.seeing(format!("{} --help", command.as_deref().unwrap_or("strandline")))
+}
+
+fn choose_colour(color: Color) {
+    match color {
+        Color::Auto => anstream::ColorChoice::Auto,
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> String {
+        let error = Cli::try_parse_from(line.split(' ')).expect_err("no grammar");
+        usage(&error).to_string()
+    }
+
+    #[test]
+    fn a_wrong_word_is_refused_in_the_one_form() {
+        assert_eq!(
+            refused("strandline vol creatt db"),
+            "error[E2001]: unrecognized subcommand 'creatt'\n  \
+             do            a similar subcommand exists: 'create'\n  \
+             see           strandline vol --help"
+        );
+    }
+
+    #[test]
+    fn a_missing_option_is_named() {
+        let text = refused("strandline vol create db");
+        assert!(text.contains("--size <SIZE>"), "{text}");
+        assert!(text.ends_with("see           strandline vol create --help"), "{text}");
+    }
+}

@@ -1,0 +1,28 @@
+//! `demo`, `completions`, `man`
+
+use clap::Args;
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Keep the store, in this new directory
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// `man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write all pages here
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}

@@ -1,0 +1,188 @@
+//! Printing: text or JSON on stdout; failures, questions and progress on stderr.
+//!
+//! Nothing else prints. A reader that closes the pipe ends the command without a word.
+
+mod progress;
+mod spark;
+mod table;
+
+pub use progress::Progress;
+pub use spark::sparkline;
+pub use table::{Cell, Table};
+
+use anstyle::{AnsiColor, Style};
+use api::{Failure, failure::printable};
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write},
+    process,
+};
+
+/// Why a command ended early.
+#[derive(Debug)]
+pub enum Stop {
+    /// It failed.
+    Failed(Failure),
+    /// Nobody reads what it prints.
+    PipeClosed,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::PipeClosed;
+        }
+        Self::Failed(Failure::new(api::codes::TARGET_FULL, format!("cannot print: {error}")))
+    }
+}
+
+/// Where a command prints.
+#[expect(clippy::struct_excessive_bools, reason = "what it prints to, and how, are independent")]
+pub struct Output {
+    writer: Box<dyn Write>,
+    terminal: bool,
+    interactive: bool,
+    width: usize,
+    /// JSON instead of text.
+    pub json: bool,
+    /// Only what was asked for.
+    pub quiet: bool,
+}
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+impl Output {
+    /// Stdout of this process.
+    pub fn of_process(json: bool, quiet: bool) -> Self {
+        let stdout = anstream::AutoStream::auto(io::stdout());
+        let width = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col);
+        Self {
+            terminal: io::stdout().is_terminal(),
+            interactive: io::stdin().is_terminal() && io::stderr().is_terminal(),
+            writer: Box::new(io::BufWriter::new(stdout)),
+            width: if width == 0 { 100 } else { usize::from(width) },
+            json,
+            quiet,
+        }
+    }
+
+    /// Any writer, as a terminal or a pipe, for tests.
+    #[cfg(test)]
+    pub fn to(writer: Box<dyn Write>, terminal: bool, json: bool) -> Self {
+        Self { writer, terminal, interactive: false, width: 100, json, quiet: false }
+    }
+
+    /// Whether stdout is a terminal.
+    pub const fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// Whether a person can be asked.
+    pub const fn is_interactive(&self) -> bool {
+        self.interactive
+    }
+
+    /// Columns of the terminal.
+    pub const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// A line; what clients and guests named is escaped.
+    pub fn line(&mut self, text: &str) -> Result<(), Stop> {
+        Ok(writeln!(self.writer, "{}", printable(text))?)
+    }
+
+    /// A line that is less important; not printed with `--quiet`.
+    pub fn aside(&mut self, text: &str) -> Result<(), Stop> {
+        if self.quiet {
+            return Ok(());
+        }
+        Ok(writeln!(self.writer, "{DIM}{}{DIM:#}", printable(text))?)
+    }
+
+    /// What would happen, where the store was not even asked.
+    pub fn plan(&mut self, text: &str) -> Result<(), Stop> {
+        if self.json {
+            return self.json_line(&serde_json::json!({ "schema": "plan/1", "plan": text }));
+        }
+        self.line(text)
+    }
+
+    /// Text as it is, with its line ends.
+    pub fn text(&mut self, text: &str) -> Result<(), Stop> {
+        Ok(self.writer.write_all(text.as_bytes())?)
+    }
+
+    /// A table: aligned with a head on a terminal, tab-separated without one in a pipe.
+    pub fn table(&mut self, table: &Table) -> Result<(), Stop> {
+        let text = if self.terminal { table.aligned(BOLD) } else { table.tabbed() };
+        self.text(&text)
+    }
+
+    /// A JSON document.
+    pub fn document(&mut self, value: &serde_json::Value) -> Result<(), Stop> {
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+        Ok(writeln!(self.writer, "{text}")?)
+    }
+
+    /// A line of a stream of JSON documents.
+    pub fn json_line(&mut self, value: &serde_json::Value) -> Result<(), Stop> {
+        Ok(writeln!(self.writer, "{value}")?)
+    }
+
+    /// Asks the person at the terminal for a line.
+    pub fn question(&mut self, text: &str) -> Result<String, Stop> {
+        self.flush()?;
+        let mut stderr = anstream::stderr();
+        write!(stderr, "{}", text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))?;
+        stderr.flush()?;
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Asks the person at the terminal for a secret; it is not shown.
+    pub fn secret(&mut self, text: &str) -> Result<api::verbs::secret::Secret, Stop> {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let stdin = io::stdin();
+        let before = tcgetattr(&stdin).map_err(io::Error::from)?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
+        let answer = self.question(text);
+        tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(io::Error::from)?;
+        writeln!(anstream::stderr())?;
+        let mut line = answer?;
+        line.truncate(line.trim_end_matches(['\n', '\r']).len());
+        Ok(api::verbs::secret::Secret::new(line))
+    }
+
+    /// Hands on what was printed.
+    pub fn flush(&mut self) -> Result<(), Stop> {
+        Ok(self.writer.flush()?)
+    }
+}
+
+/// Prints a failure to stderr, as text or as JSON.
+pub fn report(failure: &Failure, json: bool) {
+    let mut stderr = anstream::stderr();
+    let written = if json {
+        serde_json::to_string(&failure.to_json())
+            .map_err(io::Error::from)
+            .and_then(|text| writeln!(stderr, "{text}"))
+    } else {
+        let red = AnsiColor::Red.on_default().bold();
+        let text = failure.to_string();
+        let (head, rest) = text.split_once(':').unwrap_or((&text, ""));
+        writeln!(stderr, "{red}{head}{red:#}:{rest}")
+    };
+    if written.is_err() {
+        process::exit(i32::from(failure.exit())); // nobody can be told; the exit code still says it
+    }
+}
