@@ -29,20 +29,11 @@ class Damaged(Exception):
     """Bytes are not as docs/format.md says, or do not open."""
 
 
-def u16(data, at):
-    return int.from_bytes(data[at:at + 2], 'little')
+def number_of(size):
+    return lambda data, at: int.from_bytes(data[at:at + size], 'little')
 
 
-def u32(data, at):
-    return int.from_bytes(data[at:at + 4], 'little')
-
-
-def u48(data, at):
-    return int.from_bytes(data[at:at + 6], 'little')
-
-
-def u64(data, at):
-    return int.from_bytes(data[at:at + 8], 'little')
+u16, u32, u48, u64 = (number_of(size) for size in (2, 4, 6, 8))
 
 
 # 1 Keys
@@ -313,3 +304,198 @@ def unsigned(data, at):
 def signed(data, at):
     value, at = unsigned(data, at)
     return (-(value + 1) // 2 if value & 1 else value // 2), at
+
+
+# 10.1 Records of the log, 6 Segments, 5 Cells
+
+class Log:
+    """Every version of every block that counts: runs, then the batches that follow the last indexed segment."""
+
+    def __init__(self, store, about, records, catalogue):
+        self.store, self.about, self.catalogue = store, about, catalogue
+        self.epochs, self.runs, self.segments, self.packs = [], {}, {}, set()
+        self.tail, self.last, self.keys = None, 0, {}
+        for kind, body in records:
+            self.take(kind, body)
+        self.versions, self.zeros = {}, []
+        for run, _last in self.runs.values():
+            opened = Run(os.path.join(store, 'run', '%d.run' % run), about)
+            self.versions.update(opened.entries)
+            self.zeros += opened.ranges
+        self.scan_tail()
+
+    def take(self, kind, body):
+        if kind == 1:
+            self.epochs.append((u64(body, 4), u32(body, 0), body[12:44]))
+            self.tail = None
+        elif kind == 2:
+            run, first, last = struct.unpack_from('<QQQ', body)
+            replaced = struct.unpack_from('<%dQ' % ((len(body) - 24) // 8), body, 24)
+            self.runs = {start: known for start, known in self.runs.items() if known[0] not in replaced}
+            if last >= first:
+                self.runs[first] = run, last
+            self.last = max(self.last, last)
+        elif kind == 3:
+            self.segments[u64(body, 0)] = u64(body, 24)
+        elif kind == 4:
+            self.packs.add(u64(body, 0))
+        elif kind == 6:
+            self.tail = body[8:24]
+        elif kind == 7:
+            self.segments.pop(u64(body, 0), None)
+            self.packs.discard(u64(body, 0))
+
+    def scan_tail(self):
+        """The log beyond the manifest: segments in the order of their chain, up to the first batch that does not count."""
+        headers, directory = [], os.path.join(self.store, 'log')
+        for name in sorted(os.listdir(directory)):
+            if not name.endswith('.seg'):
+                continue
+            data = read_file(os.path.join(directory, name))
+            if data[:8] == b'SLSEGMT1' and data[24:40] == self.about.store_id and u32(data, 8) == FORMAT:
+                key = derive(self.about.master, 'segment', data[40:72])
+                if hmac.compare_digest(gmac(key, ONES, data[:104]), data[104:120]):
+                    headers.append((data, key, int(name[:-4])))
+        starts = {number: random[:16] for _, number, random in self.epochs}
+        chain = self.tail or (starts[self.epochs[-1][1]] if self.epochs else None)
+        while True:
+            due = [header for header in headers if u64(header[0], 72) == self.last + 1
+                   and header[0][80:96] in (chain, starts.get(u32(header[0], 12)))
+                   and u64(header[0], 16) not in self.segments]
+            if not due:
+                return
+            data, key, slot = max(due, key=lambda header: (u32(header[0], 12), u64(header[0], 16)))
+            headers.remove((data, key, slot))
+            self.segments[u64(data, 16)] = slot
+            chain = self.scan_segment(data, key)
+
+    def scan_segment(self, data, key):
+        """Takes the batches that count; the tag that the next segment follows."""
+        batches, at, previous, following = [], BLOCK, data[104:120], self.last + 1
+        while at + 96 <= len(data) and data[at:at + 4] == b'SLB1':
+            length, requests, cells, records = u32(data, at + 4), u32(data, at + 32), u32(data, at + 36), u32(data, at + 40)
+            body = 96 + cells * CELL + records * 64
+            if length < body or at + length > len(data) or u64(data, at + 8) != following or data[at + 64:at + 80] != previous:
+                break
+            first_record = at + 96 + cells * CELL
+            trailers = b''.join(data[cell + BLOCK:cell + CELL] for cell in range(at + 96, first_record, CELL))
+            listed = data[first_record:first_record + records * 64]
+            tag = gmac(key, struct.pack('<QI', at, 0), data[at:at + 80] + trailers + listed)
+            if not hmac.compare_digest(tag, data[at + 80:at + 96]) or any(data[at + body:at + length]):
+                break
+            batches.append((at, following + requests - 1, cells, listed, u64(data, at + 24), tag))
+            at, previous, following = at + length, tag, following + requests
+        durable, tag = max([batch[4] for batch in batches], default=0), data[104:120]
+        for at, last, cells, listed, _, own in batches:
+            places = [at + 96 + CELL * number for number in range(cells)]
+            found = [(data[place:place + CELL], u64(data, 16), place) for place in places]
+            zeros = []
+            for record in range(0, len(listed), 64):
+                kind, branch, seq, lba, blocks, file, offset = struct.unpack_from('<B3xIQQQQQ', listed, record)
+                if kind == 1:
+                    zeros.append((branch, lba, blocks, seq))
+                elif kind == 2:
+                    with open(self.path(file, bulk=True), 'rb') as bulk:
+                        bulk.seek(offset)
+                        extent = bulk.read(blocks * CELL)
+                    pieces = [extent[n * CELL:(n + 1) * CELL] for n in range(blocks)]
+                    tail = b''.join(piece[BLOCK:] for piece in pieces)
+                    nonce = struct.pack('<QI', at, record // 64 + 1)
+                    if last > durable and not hmac.compare_digest(gmac(key, nonce, tail), listed[record + 48:record + 64]):
+                        return tag
+                    found += [(piece, file, offset + n * CELL) for n, piece in enumerate(pieces)]
+            if last > durable and any(self.open_cell(cell) is None for cell, _, _ in found):
+                return tag
+            for cell, file, offset in found:
+                name = u32(cell, 4102), u48(cell, 4096), u48(cell, 4106)
+                self.versions[name] = file << 28 | offset // 32
+            self.zeros += zeros
+            self.last, tag = last, own
+        return tag
+
+    def open_cell(self, cell):
+        if len(cell) < CELL:
+            return None
+        seq, branch = u48(cell, 4106), u32(cell, 4102)
+        firsts = [first for first, _, _ in self.epochs]
+        random = self.epochs[bisect_right(firsts, seq) - 1][2]
+        if branch not in self.catalogue.branches:
+            return None
+        volume = self.catalogue.volumes[self.catalogue.branches[branch]['volume']]['key']
+        if (volume, random) not in self.keys:
+            self.keys[volume, random] = derive(volume, 'cells', random)
+        return unseal(self.keys[volume, random], cell[4096:4102] + cell[4106:4112], cell[:BLOCK] + cell[4112:], cell[4096:4112])
+
+    def path(self, file, bulk=False):
+        if not bulk and file in self.segments:
+            return os.path.join(self.store, 'log', '%d.seg' % self.segments[file])
+        if not bulk and file in self.packs:
+            return os.path.join(self.store, 'pack', '%d.pack' % file)
+        return os.path.join(self.store, 'bulk', '%d.bulk' % file)
+
+    def block(self, branch, lba, seq, place):
+        with open(self.path(place >> 28), 'rb') as file:
+            file.seek((place & ((1 << 28) - 1)) * 32)
+            cell = file.read(CELL)
+        plain = self.open_cell(cell)
+        if plain is None or (u32(cell, 4102), u48(cell, 4096), u48(cell, 4106)) != (branch, lba, seq):
+            raise Damaged('block %d of branch %d at sequence %d does not open' % (lba, branch, seq))
+        return plain
+
+
+# 11 Reading a volume at an instant
+
+def blocks_at(catalogue, log, reference):
+    """(size, {LBA: (branch, sequence, place)}) of the blocks that are not zero."""
+    branch, seq = catalogue.resolve(reference)
+    bounds = dict(catalogue.chain(branch, seq))
+    size, newest = catalogue.size(branch, seq), {}
+    for (owner, lba, written), place in log.versions.items():
+        if written <= bounds.get(owner, -1) and written > newest.get(lba, (0, -1))[1]:
+            newest[lba] = owner, written, place
+    for owner, start, blocks, written in log.zeros:
+        if written <= bounds.get(owner, -1):
+            for lba in range(start, min(start + blocks, -(-size // BLOCK))):
+                if written > newest.get(lba, (0, -1))[1]:
+                    newest[lba] = owner, written, None
+    return size, {lba: found for lba, found in newest.items() if found[2] is not None and lba * BLOCK < size}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('store')
+    parser.add_argument('--key', required=True)
+    parser.add_argument('verb', choices=('ls', 'extract', 'digest'))
+    parser.add_argument('words', nargs='*')
+    args = parser.parse_args()
+    try:
+        about = Super(args.store, args.key)
+        records = manifest_records(args.store, about)
+        catalogue = Catalogue(records)
+        log = Log(args.store, about, records, catalogue)
+        if args.verb == 'ls':
+            for number, volume in sorted(catalogue.volumes.items()):
+                branches = [branch for _, branch in sorted(catalogue.served[number].items())]
+                print(volume['name'], catalogue.size(branches[-1], log.last), 'bytes, branches', branches, 'up to', log.last)
+            return 0
+        size, blocks = blocks_at(catalogue, log, args.words[0])
+        digest = hashlib.sha256()
+        with open(args.words[1] if args.verb == 'extract' else os.devnull, 'wb') as out:
+            for lba in range(-(-size // BLOCK)):
+                length = min(BLOCK, size - lba * BLOCK)
+                plain = log.block(blocks[lba][0], lba, *blocks[lba][1:])[:length] if lba in blocks else bytes(length)
+                digest.update(plain)
+                if lba in blocks and args.verb == 'extract':
+                    out.seek(lba * BLOCK)
+                    out.write(plain)
+            if args.verb == 'extract':
+                out.truncate(size)
+        print(digest.hexdigest())
+    except Damaged as damage:
+        print('damaged: %s' % damage, file=sys.stderr)
+        return 7
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
