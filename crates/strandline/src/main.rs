@@ -14,9 +14,10 @@ mod testing;
 
 use api::{Failure, codes};
 use clap::{Parser as _, error::ErrorKind};
-use cli::{Cli, Color};
+use cli::{Cli, Color, Noun};
 use out::{Output, Stop};
 use std::process::ExitCode;
+use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Err(error) => return misunderstood(&error),
     };
     choose_colour(cli.global.color);
+    start_logs(&cli);
     let json = cli.global.json;
     let mut output = Output::of_process(json, cli.global.quiet);
     let ended = context::Context::new(cli.global, &mut output)
@@ -38,6 +40,29 @@ fn main() -> ExitCode {
             out::report(&failure, json);
             ExitCode::from(failure.exit())
         }
+    }
+}
+
+/// Logs go to stderr, in the form that suits the journal when it reads them. A server says what
+/// changes, every other command only what is odd; `-v` says more.
+fn start_logs(cli: &Cli) {
+    let usual = u8::from(matches!(cli.noun, Noun::Serve(_)) && !cli.global.quiet);
+    let level = match usual.saturating_add(cli.global.verbose) {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    let logs = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level)
+        .with_ansi(colour)
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        logs.without_time().init(); // the journal knows the time
+    } else {
+        logs.init();
     }
 }
 

@@ -56,16 +56,41 @@ pub struct Cli {
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// Directory of the store
-    #[arg(short, long, global = true, value_name = "DIR", env = "STRANDLINE_STORE")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "STRANDLINE_STORE",
+        hide_env_values = true
+    )]
     pub store: Option<PathBuf>,
     /// Control socket of a running server, instead of the store's own
-    #[arg(long, global = true, value_name = "PATH", env = "STRANDLINE_SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "STRANDLINE_SOCKET",
+        hide_env_values = true
+    )]
     pub socket: Option<PathBuf>,
     /// Key file of the store
-    #[arg(long, global = true, value_name = "FILE", env = "STRANDLINE_KEY_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "STRANDLINE_KEY_FILE",
+        hide_env_values = true
+    )]
     pub key_file: Option<PathBuf>,
     /// File that holds the store's passphrase
-    #[arg(long, global = true, value_name = "FILE", env = "STRANDLINE_PASSPHRASE_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "STRANDLINE_PASSPHRASE_FILE",
+        hide_env_values = true
+    )]
     pub passphrase_file: Option<PathBuf>,
     /// JSON instead of text
     #[arg(long, global = true)]
@@ -98,7 +123,7 @@ pub struct Global {
     #[arg(short = 'n', long, global = true)]
     pub dry_run: bool,
     /// Time zone of bare times: Europe/Paris, UTC, +01:00
-    #[arg(long, global = true, value_name = "ZONE", env = "STRANDLINE_TZ")]
+    #[arg(long, global = true, value_name = "ZONE", env = "STRANDLINE_TZ", hide_env_values = true)]
     pub tz: Option<String>,
     /// How long to wait for the server
     #[arg(long, global = true, value_name = "DUR", value_parser = duration)]
