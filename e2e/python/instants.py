@@ -321,7 +321,7 @@ def main():
     parser.add_argument('--rewinds', type=int, default=4)
     parser.add_argument('--clones', type=int, default=0, metavar='DEPTH')
     parser.add_argument('--stages', default='live,gc,restart,kill')
-    parser.add_argument('--gc', default='-y store gc', help='command of the stage gc')
+    parser.add_argument('--gc', default='-y store gc --now', help='command of the stage gc')
     parser.add_argument('--init', default='--segment-size 8M', help='more arguments of `store init`')
     parser.add_argument('--serve', default='', help='more arguments of `serve`')
     parser.add_argument('--work', help='keep everything there (default: a temporary directory, removed)')

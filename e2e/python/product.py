@@ -32,13 +32,15 @@ class Product:
         self.log_path = os.path.join(work, 'server.log')
         self.serve_arguments = list(serve_arguments)
         self.process = None
+        self.environment = dict(os.environ, STRANDLINE_KEY_FILE=self.key)
 
     # command line
 
     def run(self, *arguments, ok=(0,)):
         """Standard output of one command; CommandFailed if its status is not in `ok`."""
         command = self.program + list(arguments)
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env=self.environment)
         if done.returncode not in ok:
             raise CommandFailed(command, done.returncode, done.stdout, done.stderr)
         return done.stdout
@@ -53,7 +55,7 @@ class Product:
         return [json.loads(line) for line in self.cli(*arguments, '--json').splitlines() if line.strip()]
 
     def init(self, *arguments):
-        return self.run('store', 'init', self.store, '--key-file', self.key, *arguments)
+        return self.run('store', 'init', self.store, *arguments)
 
     # server
 
@@ -61,7 +63,7 @@ class Product:
         """Starts `serve` and returns once its socket takes connections."""
         command = self.program + ['-s', self.store, 'serve', '--nbd', 'unix:' + self.socket] + self.serve_arguments
         with open(self.log_path, 'ab') as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
         end = time.monotonic() + START_SECONDS
         while not self._greets():
             if self.process.poll() is not None:

@@ -244,7 +244,7 @@ def serve(store, path):
 
 
 def main(arguments):
-    arguments = [word for word in arguments if word not in ('-y', '--json')]
+    arguments = [word for word in arguments if word not in ('-y', '--json', '--now')]
     if arguments[:2] == ['store', 'init']:
         os.makedirs(arguments[2])
         with open(os.path.join(arguments[2], 'names.json'), 'w') as file:

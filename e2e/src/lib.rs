@@ -32,6 +32,9 @@ use tempfile::TempDir;
 /// The name of the volume that most tests use.
 pub const VOLUME: &str = "vol";
 
+/// The variable that names the key file to every command.
+pub const KEY_FILE: &str = "STRANDLINE_KEY_FILE";
+
 /// How long a server may take until it greets.
 const START_MAX: Duration = Duration::from_mins(1);
 
@@ -147,7 +150,7 @@ impl Store {
     pub fn with_volume(size_bytes: u64) -> Self {
         let store = Self { directory: TempDir::with_prefix("strandline-e2e-").expect("temp dir") };
         let mut init = Command::new(program());
-        init.args(["store", "init"]).arg(store.path()).arg("--key-file").arg(store.key());
+        init.args(["store", "init"]).arg(store.path()).env(KEY_FILE, store.key());
         succeed(init.args(["--segment-size", "8M"]));
         store.run(["vol", "create", VOLUME, "--size", &size_bytes.to_string()]);
         store
@@ -171,7 +174,7 @@ impl Store {
     /// `strandline -s STORE`, ready for arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(program());
-        command.arg("-s").arg(self.path());
+        command.arg("-s").arg(self.path()).env(KEY_FILE, self.key());
         command
     }
 

@@ -6,7 +6,7 @@ use e2e::{program, succeed, workspace};
 
 #[test]
 fn demo_plays_to_its_end() {
-    let told = succeed(Command::new(program()).args(["demo", "--once"]));
+    let told = succeed(Command::new(program()).arg("demo"));
     assert!(told.contains("rewind") && told.contains('@'), "the demo shows no instant:\n{told}");
 }
 
@@ -25,7 +25,10 @@ fn readme_commands_work_when_pasted() {
     // `set -m` gives the server in the background its own group; it is ended as that.
     let script = format!("set -eum\ntrap 'kill %1 && wait %1' EXIT\n{block}");
     shell.args(["-c", &script]).current_dir(home.path()).env("HOME", home.path());
-    shell.env_remove("STRANDLINE_STORE").env("XDG_CONFIG_HOME", home.path().join("config"));
+    shell
+        .env_remove("STRANDLINE_STORE")
+        .env_remove(e2e::KEY_FILE)
+        .env("XDG_CONFIG_HOME", home.path().join("config"));
     let mut path = vec![program().parent().expect("in a directory").to_path_buf()];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     shell.env("PATH", env::join_paths(path).expect("path"));

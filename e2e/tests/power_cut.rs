@@ -3,18 +3,18 @@
 
 use std::process::Command;
 
-use e2e::{need, program, shared, succeed};
+use e2e::{KEY_FILE, need, program, shared, succeed};
 
 fn twenty_cuts_on(file_system: &str, disk_size: &str) {
     need(&["losetup", "mount"], "mount");
     let program = program().display();
     let keys = tempfile::TempDir::with_prefix("strandline-power-").expect("temp dir");
     let init = format!(
-        "{program} store init $STORE --key-file {}/key --segment-size 8M && \
-         {program} -s $STORE vol create vol --size 64M",
-        keys.path().display()
+        "{program} store init $STORE --segment-size 8M && \
+         {program} -s $STORE vol create vol --size 64M"
     );
     let mut cut = Command::new(shared("lab/lab"));
+    cut.env(KEY_FILE, keys.path().join("key"));
     cut.args(["power-cut", "--rounds", "1", "--points", "20", "--export", "vol"]);
     cut.args(["--fs", file_system, "--size", disk_size, "--init", &init, "--server"]);
     cut.arg(format!("exec {program} -s $STORE serve --nbd unix:$SOCK"));

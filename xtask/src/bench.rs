@@ -109,7 +109,7 @@ pub(crate) fn nbd(arguments: &[&str]) -> Result<(), Failure> {
 pub(crate) fn candidate(program: &Path) -> String {
     let program = program.display();
     format!(
-        "{program} store init \"$DIR/store\" --key-file \"$DIR/key\" && \
+        "export STRANDLINE_KEY_FILE=\"$DIR/key\"; {program} store init \"$DIR/store\" && \
          {program} -s \"$DIR/store\" vol create vol --size \"${{SIZE}}\" && \
          exec {program} -s \"$DIR/store\" serve --nbd \"unix:$SOCK\" --default vol"
     )

@@ -39,7 +39,8 @@ const LONG: &[Long] = &[
         )?;
         let mut check = command(places.shared("bench/nbd_iotests.sh")?, &["--iotests", &tree]);
         let serve = format!(
-            "{program} store init \"$DIR/store\" --key-file \"$DIR/key\" --segment-size 8M && \
+            "export STRANDLINE_KEY_FILE=\"$DIR/key\"; \
+             {program} store init \"$DIR/store\" --segment-size 8M && \
              {program} -s \"$DIR/store\" vol create vol --size \"$SIZE\" && \
              exec {program} -s \"$DIR/store\" serve --nbd \"unix:$SOCK\" --default vol",
             program = places.program()
@@ -159,7 +160,8 @@ impl Places {
     fn fresh(&self, name: &str) -> String {
         let (program, work) = (self.program(), self.work.display());
         format!(
-            "S={work}/{name} && {program} store init $S/store --key-file $S/key --segment-size 8M && \
+            "S={work}/{name}; export STRANDLINE_KEY_FILE=$S/key; \
+             {program} store init $S/store --segment-size 8M && \
              {program} -s $S/store vol create vol --size 256M"
         )
     }
@@ -189,10 +191,10 @@ impl Places {
         shell::output(command("bash", &["-c", &lines])).map_err(|failure| failure.to_string())?;
         let socket = directory.join("sock");
         let serve = format!(
-            "exec {} -s {}/store serve --nbd unix:{}",
+            "export STRANDLINE_KEY_FILE={dir}/key; exec {} -s {dir}/store serve --nbd unix:{}",
             self.program(),
-            directory.display(),
-            socket.display()
+            socket.display(),
+            dir = directory.display(),
         );
         let mut check = command(lab, &["kill-test", "--serve", &serve, "--uri"]);
         check.arg(format!("{}:vol", socket.display())).args(words);
@@ -204,12 +206,13 @@ impl Places {
         let program = self.program();
         let key = self.work.join("power-cut");
         let init = format!(
-            "{program} store init $STORE --key-file {}.$$ --segment-size 8M && \
-             {program} -s $STORE vol create vol --size 128M",
-            key.display()
+            "{program} store init $STORE --segment-size 8M && \
+             {program} -s $STORE vol create vol --size 128M"
         );
         let mut check = command(lab, &["power-cut", "--fs", file_system, "--size", "512M"]);
-        check.args(["--export", "vol", "--init", &init, "--server"]);
+        check
+            .env("STRANDLINE_KEY_FILE", key)
+            .args(["--export", "vol", "--init", &init, "--server"]);
         check.arg(format!("exec {program} -s $STORE serve --nbd unix:$SOCK")).args(words);
         Ok(check)
     }

@@ -136,11 +136,11 @@ impl Served {
         } else {
             let ours = |words: &[&str]| -> Command {
                 let mut command = command(program, &["-s"]);
-                command.arg(&store).args(words);
+                command.arg(&store).args(words).env("STRANDLINE_KEY_FILE", &key);
                 command
             };
             let mut init = command(program, &["store", "init"]);
-            init.arg(&store).arg("--key-file").arg(&key).stdout(Stdio::null());
+            init.arg(&store).env("STRANDLINE_KEY_FILE", &key).stdout(Stdio::null());
             shell::run(init)?;
             shell::output(ours(&["vol", "create", "vol", "--size", &SIZE_BYTES.to_string()]))?;
             let mut serve = ours(&["serve", "--default", "vol", "--nbd"]);
