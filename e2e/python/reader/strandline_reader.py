@@ -387,8 +387,7 @@ class Log:
             at, previous, following = at + length, tag, following + requests
         durable, tag = max([batch[4] for batch in batches], default=0), data[104:120]
         for at, last, cells, listed, _, own in batches:
-            places = [at + 96 + CELL * number for number in range(cells)]
-            found = [(data[place:place + CELL], u64(data, 16), place) for place in places]
+            found = [(data[place:place + CELL], u64(data, 16), place) for place in range(at + 96, at + 96 + cells * CELL, CELL)]
             zeros = []
             for record in range(0, len(listed), 64):
                 kind, branch, seq, lba, blocks, file, offset = struct.unpack_from('<B3xIQQQQQ', listed, record)
@@ -488,8 +487,7 @@ def main():
                 if lba in blocks and args.verb == 'extract':
                     out.seek(lba * BLOCK)
                     out.write(plain)
-            if args.verb == 'extract':
-                out.truncate(size)
+            out.truncate(size) if args.verb == 'extract' else None
         print(digest.hexdigest())
     except Damaged as damage:
         print('damaged: %s' % damage, file=sys.stderr)
