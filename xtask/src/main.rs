@@ -29,7 +29,7 @@ cargo xtask VERB
   test [--strict]       every test, short forms; --strict: nothing may be left out
   lint                  format and clippy, warnings are errors
   ci                    what CI runs: .ci/run
-  sim [ARGS]            the simulator, fresh seeds
+  sim [--seed N] [--seeds N] [--minutes N] [--steps N]   the simulator
   planted [ARGS]        every planted bug until the simulator finds it
   bench nbd [--dir D]   speed beside qemu-nbd and nbdkit; writes docs/measurements.md
   soak [--only NAME]    the long forms: hours
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::test(rest),
         ["lint"] => lint(),
         ["ci"] => run(shell::command(shell::root().join(".ci/run"), &[""; 0])),
-        ["sim", rest @ ..] => simulator(&["sim"], rest),
-        ["planted", rest @ ..] => simulator(&["planted"], rest),
+        ["sim", rest @ ..] => simulator(false, rest),
+        ["planted", rest @ ..] => simulator(true, rest),
         ["bench", "nbd", rest @ ..] => bench::nbd(rest),
         ["soak", rest @ ..] => soak::soak(rest),
         ["man"] => manual_pages(),
@@ -69,12 +69,13 @@ fn lint() -> Result<(), Failure> {
 }
 
 /// The simulator's own program; planted bugs are a feature that never ships.
-pub(crate) fn simulator(verb: &[&str], rest: &[&str]) -> Result<(), Failure> {
+fn simulator(planted: bool, rest: &[&str]) -> Result<(), Failure> {
     let mut command = cargo(&["run", "--quiet", "--package", "strandline-sim"]);
-    if verb == ["planted"] {
-        command.args(["--features", "planted"]);
+    if planted {
+        command.args(["--features", "planted", "--", "--planted"]).args(rest);
+    } else {
+        command.arg("--").args(rest);
     }
-    command.arg("--").args(verb).args(rest);
     run(command)
 }
 

@@ -71,16 +71,7 @@ const LONG: &[Long] = &[
         places.power_cut("ext4", &["--rounds", "2", "--points", "40", "--again", "0.5"])
     }),
     ("sim", |_| {
-        Ok(cargo(&[
-            "run",
-            "--release",
-            "--package",
-            "strandline-sim",
-            "--",
-            "sim",
-            "--minutes",
-            "120",
-        ]))
+        Ok(cargo(&["run", "--release", "--package", "strandline-sim", "--", "--minutes", "120"]))
     }),
     ("planted", |_| Ok(cargo(&["xtask", "planted"]))),
 ];
