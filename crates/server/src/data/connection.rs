@@ -184,7 +184,8 @@ impl Connection {
 
     /// Where the next bytes are to be received, if any are wanted: page, from, at most.
     pub(super) fn wants(&mut self) -> Option<(Page, usize, usize)> {
-        if self.receiving || self.ending || self.broken || self.held.is_some() || self.is_full() {
+        let asked = self.open.as_ref().is_some_and(|open| open.attach == Attach::Asked);
+        if self.receiving || self.ending || self.broken || asked || self.is_full() {
             return None;
         }
         if let Some(incoming) = &mut self.incoming {
