@@ -20,7 +20,7 @@ use std::{
     io, mem,
     sync::{Arc, Mutex},
 };
-use units::{FileId, RunId, Sequence};
+use units::{FileId, RunId};
 
 pub use crate::work::PreparedBulk;
 
@@ -397,7 +397,7 @@ impl Log {
     fn record_sealed(&mut self, segment: FileId, run: Arc<Run>) {
         let Some(full) = self.full.iter().find(|full| full.cells.id == segment) else { return };
         let mut facts = sealing_facts(full, run.meta().run);
-        facts.extend(self.bulk_facts(&full.bulk));
+        facts.extend(self.bulk_facts(full));
         self.background.record_facts(facts, Then::Sealed { segment, run });
     }
 
@@ -405,7 +405,7 @@ impl Log {
         let Some(full) = self.full.iter().find(|full| full.cells.id == segment) else { return };
         let interval = interval_of(full);
         let mut facts = Pack::facts(segment, interval, &packed, full.sealed, full.last_tag);
-        facts.extend(self.bulk_facts(&full.bulk));
+        facts.extend(self.bulk_facts(full));
         self.background.record_facts(facts, Then::Packed { segment, packed });
     }
 
@@ -416,11 +416,14 @@ impl Log {
         self.background.record_facts(facts, Then::Merged { run, old });
     }
 
-    fn bulk_facts(&self, bulk: &[(FileId, Sequence)]) -> Vec<Fact> {
-        bulk.iter()
+    /// What the segment says of bulk files. Where it is the first to name one, its own first
+    /// sequence bounds what lies there: a reader takes no cell from before it.
+    fn bulk_facts(&self, full: &FullSegment) -> Vec<Fact> {
+        full.bulk
+            .iter()
             .map(|&(file, last)| {
                 let known = self.state.bulk.get(&file);
-                let first = known.map_or(last, |interval| interval.first).min(last);
+                let first = known.map_or(full.run.first(), |interval| interval.first);
                 Fact::Bulk { file, interval: Interval { first, last } }
             })
             .collect()

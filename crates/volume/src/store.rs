@@ -34,6 +34,8 @@ pub struct Store {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) views: BTreeMap<ViewId, View>,
     live: BTreeMap<BranchId, ViewId>,
+    /// Instants that nobody holds any more, while something in flight needs them.
+    closing: Vec<ViewId>,
     pub(crate) reads: BTreeMap<u64, Read>,
     fetches: BTreeMap<u64, Fetch>,
     pub(crate) writes: BTreeMap<u64, Write>,
@@ -126,6 +128,7 @@ impl Store {
             catalogue: Arc::new(catalogue),
             views: BTreeMap::new(),
             live: BTreeMap::new(),
+            closing: Vec::new(),
             reads: BTreeMap::new(),
             fetches: BTreeMap::new(),
             writes: BTreeMap::new(),
@@ -208,8 +211,22 @@ impl Store {
         let Some(view) = self.views.get_mut(&id) else { return };
         view.holders = view.holders.saturating_sub(1);
         if view.holders == 0 && view.at.is_some() {
-            self.views.remove(&id);
+            self.closing.push(id);
+            self.forget_closed();
         }
+    }
+
+    /// Drops closed views that nothing in flight needs.
+    fn forget_closed(&mut self) {
+        let Self { closing, reads, extents, views, .. } = self;
+        closing.retain(|id| {
+            let read = reads.values().any(|read| read.view == *id);
+            let needed = read || extents.values().any(|question| question.view == *id);
+            if !needed {
+                views.remove(id);
+            }
+            needed
+        });
     }
 
     /// The store as it stands, for questions on any thread.
@@ -290,6 +307,7 @@ impl Store {
         self.log.advance();
         self.hear();
         self.retry_stalled();
+        self.forget_closed();
         let mut ops = Vec::new();
         self.log.take_ops(&mut ops);
         self.ops.extend(ops.into_iter().map(|(io, op)| (Token(io << 1), op)));
