@@ -1,12 +1,12 @@
-//! The cipher itself: AES-256-GCM of aws-lc, for the key types of this crate.
+//! The cipher itself: AES-256-GCM of ring, for the key types of this crate.
 
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as GcmNonce, UnboundKey};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce as GcmNonce, Tag as GcmTag, UnboundKey};
 
 use crate::{Damaged, Key, Nonce, Tag};
 
-/// A key made ready (its schedule and hash table stand in memory; aws-lc wipes them at the end).
+/// A key made ready (its schedule and hash table stand in memory).
 /// "Less safe" means: the nonces are ours to keep apart, see the users.
 pub(crate) struct Gcm(LessSafeKey);
 
@@ -16,7 +16,7 @@ impl Gcm {
         Self(LessSafeKey::new(key))
     }
 
-    /// `sealed` is as long as `plain`.
+    /// `sealed` is as long as `plain`. Copied and sealed in place: as fast as out of place.
     pub(crate) fn seal(
         &self,
         nonce: Nonce,
@@ -25,20 +25,16 @@ impl Gcm {
         sealed: &mut [u8],
         tag: &mut Tag,
     ) {
-        let nonce = GcmNonce::assume_unique_for_key(nonce);
-        self.0
-            .seal_out_of_place_scatter(nonce, Aad::from(associated), plain, sealed, &[], tag)
-            .expect("sealing fails only for wrong lengths");
+        sealed.copy_from_slice(plain);
+        *tag = self.seal_in_place(nonce, associated, sealed);
     }
 
     /// Returns the tag; the ciphertext takes the text's place.
     pub(crate) fn seal_in_place(&self, nonce: Nonce, associated: &[u8], bytes: &mut [u8]) -> Tag {
         let nonce = GcmNonce::assume_unique_for_key(nonce);
-        let mut tag = [0; 16];
-        self.0
-            .seal_in_place_scatter(nonce, Aad::from(associated), bytes, &[], &mut tag)
-            .expect("sealing fails only for wrong lengths");
-        tag
+        let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(associated), bytes);
+        let tag = tag.expect("sealing fails only beyond 64 GiB");
+        tag.as_ref().try_into().expect("a tag has 16 bytes")
     }
 
     /// `plain` is as long as `sealed`; wiped if the tag does not fit.
@@ -50,14 +46,17 @@ impl Gcm {
         tag: &[u8],
         plain: &mut [u8],
     ) -> Result<(), Damaged> {
-        assert_eq!(sealed.len(), plain.len(), "text and ciphertext are of one length");
+        plain.copy_from_slice(sealed);
         let nonce = GcmNonce::assume_unique_for_key(nonce);
-        self.0.open_separate_gather(nonce, Aad::from(associated), sealed, tag, plain).map_err(
-            |_| {
-                plain.fill(0);
-                Damaged
-            },
-        )
+        let opened = GcmTag::try_from(tag).ok().and_then(|tag| {
+            let opened =
+                self.0.open_in_place_separate_tag(nonce, Aad::from(associated), tag, plain, 0..);
+            opened.ok().map(drop)
+        });
+        opened.ok_or_else(|| {
+            plain.fill(0);
+            Damaged
+        })
     }
 
     /// The text takes the place of the ciphertext and its tag behind it; returns how long it is.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use ring::hkdf::{HKDF_SHA256, Salt};
 use world::Chance;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 

@@ -218,8 +218,9 @@ impl Connection {
     pub(super) fn received(&mut self, page: Page, bytes: usize) {
         self.receiving = false;
         if bytes == 0 {
+            // Before a stop of ours it is the peer who has gone; after one its answers still go out.
+            self.broken |= !self.ending;
             self.ending = true;
-            self.broken = true;
         }
         match &mut self.incoming {
             Some(incoming) if self.input.is_some() => {
