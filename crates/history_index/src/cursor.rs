@@ -1,6 +1,6 @@
 //! Ways through the pages of a run: by search, and one after the other.
 
-use crate::{Entry, Result, layout::Stored, run::Run};
+use crate::{Entry, Error, Result, Run, layout::Stored, run::Opened};
 use std::sync::Arc;
 use units::{BranchId, Lba, Sequence};
 
@@ -9,13 +9,13 @@ pub(crate) type EntryKey = (BranchId, Lba, Sequence);
 
 /// Searches entries and keeps the page it is in: neighbours cost no second read.
 pub(crate) struct Cursor<'a> {
-    run: &'a Run,
+    run: &'a Opened,
     page: Option<usize>, // `entries` are those of this page
     entries: Vec<Entry>,
 }
 
 impl<'a> Cursor<'a> {
-    pub(crate) fn new(run: &'a Run) -> Self {
+    pub(crate) fn new(run: &'a Opened) -> Self {
         Self { run, page: None, entries: Vec::new() }
     }
 
@@ -62,31 +62,43 @@ impl<'a> Cursor<'a> {
 /// All items of a section in order, read past the cache. Ends after the first error.
 #[derive(Debug)]
 pub(crate) struct Items<T> {
-    run: Arc<Run>,
+    run: Option<Arc<Opened>>,
+    /// Why there are none, until it was said.
+    refused: Option<Error>,
     next_page: usize,
     page: Vec<T>, // items of the page before it
     at: usize,
 }
 
 impl<T: Stored> Items<T> {
-    pub(crate) fn new(run: Arc<Run>) -> Self {
-        Self { run, next_page: 0, page: Vec::new(), at: 0 }
+    /// Of a lost run there is an error and nothing else.
+    pub(crate) fn new(run: &Run) -> Self {
+        let (run, refused) = match run.opened() {
+            Ok(opened) => (Some(opened.clone()), None),
+            Err(lost) => (None, Some(lost)),
+        };
+        Self { run, refused, next_page: 0, page: Vec::new(), at: 0 }
     }
 
     /// Skips pages of which all items are `before`, seen by the fence behind them.
     pub(crate) fn skip_before(&mut self, before: impl Fn(&T) -> bool) {
-        let fences = &T::fences(&self.run.sections).fences;
+        let Some(run) = &self.run else { return };
+        let fences = &T::fences(&run.sections).fences;
         self.next_page = fences.partition_point(before).saturating_sub(1);
     }
 
     /// The item that comes next, without taking it.
     pub(crate) fn peek(&mut self) -> Result<Option<T>> {
-        let pages = T::fences(&self.run.sections).fences.len();
+        if let Some(lost) = self.refused.take() {
+            return Err(lost);
+        }
+        let Some(run) = &self.run else { return Ok(None) };
+        let pages = T::fences(&run.sections).fences.len();
         while self.at == self.page.len() && self.next_page < pages {
             let index = self.next_page;
             self.next_page = pages; // unless the page is whole
             self.at = 0;
-            let read = self.run.items_into(index, false, &mut self.page);
+            let read = run.items_into(index, false, &mut self.page);
             if let Err(error) = read {
                 self.page.clear();
                 return Err(error);

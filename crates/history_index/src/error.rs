@@ -36,6 +36,26 @@ pub enum Error {
         /// What is there.
         found: RunId,
     },
+    /// The file could not be opened when the store was.
+    #[error("run file {path} is lost: {why}")]
+    Lost {
+        /// The file.
+        path: String,
+        /// What was wrong with it then.
+        why: String,
+    },
+}
+
+impl Error {
+    /// The file that it is about.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Io { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::OtherRun { path, .. }
+            | Self::Lost { path, .. } => path,
+        }
+    }
 }
 
 /// What a question to a run file gives.

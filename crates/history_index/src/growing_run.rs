@@ -95,11 +95,16 @@ impl GrowingRun {
     }
 
     /// What whole batches have added so far, oldest first, for other threads; copies one portion
-    /// (at most some 40 KiB). Call it between batches: nothing may be pushed since `end_batch`.
+    /// (at most some 40 KiB). What was pushed since `end_batch` is left out.
     pub fn snapshot(&self) -> Vec<Arc<MemoryRun>> {
         let mut portions = self.portions.clone();
         if !self.open.is_empty() {
-            portions.push(Arc::new(MemoryRun::new(self.open.clone())));
+            let mut whole = self.open.clone();
+            whole.entries.retain(|entry| entry.sequence <= whole.last);
+            whole.ranges.retain(|range| range.sequence <= whole.last);
+            whole.clients.retain(|run| run.first <= whole.last);
+            whole.flushes.retain(|flush| flush.sequence <= whole.last);
+            portions.push(Arc::new(MemoryRun::new(whole)));
         }
         portions
     }

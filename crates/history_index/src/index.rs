@@ -172,7 +172,8 @@ impl IndexSnapshot {
         Ok(versions)
     }
 
-    /// The same for versions of which the newest are known, from the open segment for example.
+    /// The same for versions of which the newest are known, from the open segment for example. After an
+    /// error each version in `versions` is right; what has none there cannot be had.
     pub fn complete_leaf(&self, chain: &[Bound], versions: &mut LeafVersions) -> Result<()> {
         let newest = chain.iter().map(|bound| bound.up_to).max().unwrap_or_default();
         let begun = self.sources.partition_point(|source| source.first() <= newest);
@@ -180,7 +181,18 @@ impl IndexSnapshot {
             if versions.is_complete() {
                 break;
             }
-            source.load_leaf(chain, versions.leaf(), versions)?;
+            match source {
+                Source::Memory(run) => run.load_leaf(chain, versions.leaf(), versions),
+                Source::File(run) => {
+                    let loaded = run.load_leaf(chain, versions.leaf(), versions);
+                    if loaded.is_err() {
+                        // It may have offered an old version of which the newer lies in a damaged page:
+                        // of a run that did not answer in full nothing is taken.
+                        versions.forget_up_to(run.meta().last);
+                    }
+                    loaded?;
+                }
+            }
         }
         Ok(())
     }
@@ -214,15 +226,28 @@ impl IndexSnapshot {
         Ok(leaves)
     }
 
-    /// The last batch of the era whose clock is at or before `wall`: its sequence is the instant.
+    /// The last batch of the era whose clock is at or before `wall`: its sequence is the instant. An
+    /// error if it may lie in a lost run.
     pub fn sequence_at(&self, wall: Timestamp, era: u32) -> Result<Option<ClockPoint>> {
+        let mut lost = None;
         for source in self.sources.iter().rev() {
-            let Some((first, _)) = source.clock_ends() else { continue };
+            if let Source::File(run) = source
+                && run.is_lost()
+            {
+                lost = Some(run);
+            }
+            let Some((first, last)) = source.clock_ends() else { continue };
+            if (last.era, last.wall) > (era, wall) {
+                lost = None; // the lost run is newer still
+            }
             if (first.era, first.wall) <= (era, wall) {
-                return source.clock_at(wall, era);
+                return match lost {
+                    Some(lost) => lost.clock_at(wall, era),
+                    None => source.clock_at(wall, era),
+                };
             }
         }
-        Ok(None)
+        lost.map_or(Ok(None), |lost| lost.clock_at(wall, era))
     }
 
     /// The batch that holds the sequence, so the time at which it was written.
@@ -245,13 +270,18 @@ impl IndexSnapshot {
         Ok(None)
     }
 
-    /// The eras, ascending, each from its first to its last batch.
+    /// The eras, ascending, each from its first to its last batch as far as runs that are not lost know
+    /// them.
     pub fn eras(&self) -> Result<Vec<EraSpan>> {
         let mut eras: Vec<EraSpan> = Vec::new();
         for source in &*self.sources {
             let Some((mut first, end)) = source.clock_ends() else { continue };
             loop {
-                let last = source.clock_at(Timestamp(i64::MAX), first.era)?.unwrap_or(first);
+                let last = if first.era == end.era {
+                    end
+                } else {
+                    source.clock_at(Timestamp(i64::MAX), first.era)?.unwrap_or(first)
+                };
                 match eras.last_mut() {
                     Some(era) if era.last.era == first.era => era.last = last,
                     _ => eras.push(EraSpan { first, last }),

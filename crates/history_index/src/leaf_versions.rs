@@ -4,7 +4,7 @@
 //! is still unknown after the oldest source was never written and reads as zero.
 
 use crate::{Version, ZeroRange};
-use units::{LEAF_BLOCKS, Lba, Leaf};
+use units::{LEAF_BLOCKS, Lba, Leaf, Sequence};
 
 /// Versions of the blocks of one leaf.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,16 @@ impl LeafVersions {
         }
     }
 
+    /// Forgets what was written up to that sequence.
+    pub(crate) fn forget_up_to(&mut self, sequence: Sequence) {
+        for known in &mut self.versions {
+            if known.is_some_and(|version| version.sequence <= sequence) {
+                *known = None;
+                self.missing += 1;
+            }
+        }
+    }
+
     /// The newest known version of a block of this leaf.
     pub fn get(&self, lba: Lba) -> Option<Version> {
         assert_eq!(lba.leaf(), self.leaf, "a block of another leaf");
@@ -78,7 +88,7 @@ impl LeafVersions {
 mod tests {
     use super::*;
     use crate::Content;
-    use units::{BranchId, Extent, FileId, Place, Sequence};
+    use units::{BranchId, Extent, FileId, Place};
 
     fn version(sequence: u64, content: Content) -> Version {
         Version { branch: BranchId(1), sequence: Sequence::new(sequence).expect("small"), content }

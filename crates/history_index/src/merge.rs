@@ -63,7 +63,8 @@ enum Phase {
 }
 
 impl MergeJob {
-    /// Of neighbours in the order of time; the writer's interval is that of all.
+    /// Of neighbours in the order of time; the writer's interval is that of all. With a lost run among
+    /// them the first step fails.
     pub fn new(inputs: Vec<Arc<Run>>, writer: RunWriter) -> Self {
         let ordered = inputs.windows(2).all(|pair| pair[0].meta().last < pair[1].meta().first);
         assert!(ordered && !inputs.is_empty(), "runs are merged in the order of time");
@@ -118,7 +119,7 @@ impl MergeJob {
 
 /// One section of each input.
 fn all<T: Stored>(inputs: &[Arc<Run>]) -> Vec<Items<T>> {
-    inputs.iter().cloned().map(Items::new).collect()
+    inputs.iter().map(|run| Items::new(run)).collect()
 }
 
 /// Takes the item with the smallest key, of equal ones the oldest input's.

@@ -1,7 +1,9 @@
 //! A run file, opened: fences and filter in memory, pages read when a question needs them.
 //!
 //! A damaged page fails the questions that need it and no others. A damaged filter is done without;
-//! damaged fences, header or footer keep the file from being opened: the run is then rebuilt.
+//! damaged fences, header or footer keep the file from being opened. In the index such a run stands as
+//! lost ([`Run::lost`]): its interval is known, every question to it is refused, so that what newer runs
+//! decide is still answered and older ones never stand in for it.
 
 use crate::{
     Bound, ClientRun, ClockPoint, Entry, Error, FlushPoint, LeafSet, LeafVersions, Result, Span,
@@ -40,6 +42,14 @@ pub struct RunMeta {
 #[derive(Debug)]
 pub struct Run {
     meta: RunMeta,
+    path: String,
+    /// What was read of it, or why that could not be done.
+    contents: Result<Arc<Opened>, String>,
+}
+
+/// What is in memory of a file that could be opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
     pub(crate) pages: Pages,
     pub(crate) sections: Sections,
     filter: Filter,
@@ -87,7 +97,28 @@ impl Run {
             flushes: read_fences(&pages, &footer.rows)?,
         };
         let filter = read_filter(&pages, footer.rows[FILTER_ROW]).unwrap_or_default();
-        Ok(Self { meta: footer.meta(bytes), pages, sections, filter })
+        let (meta, path) = (footer.meta(bytes), pages.path.clone());
+        Ok(Self { meta, path, contents: Ok(Arc::new(Opened { pages, sections, filter })) })
+    }
+
+    /// Stands for the run of that interval whose file cannot be opened: each question is refused with
+    /// [`Error::Lost`].
+    pub fn lost(path: &str, run: RunId, interval: RangeInclusive<Sequence>, why: String) -> Self {
+        let (first, last) = interval.into_inner();
+        let meta = RunMeta { run, first, last, entries: 0, ranges: 0, bytes: 0, clock: None };
+        Self { meta, path: path.to_owned(), contents: Err(why) }
+    }
+
+    /// Whether it stands for a file that could not be opened. Such a run cannot be merged.
+    pub fn is_lost(&self) -> bool {
+        self.contents.is_err()
+    }
+
+    /// What there is to ask.
+    pub(crate) fn opened(&self) -> Result<&Arc<Opened>> {
+        self.contents
+            .as_ref()
+            .map_err(|why| Error::Lost { path: self.path.clone(), why: why.clone() })
     }
 
     /// What is known without asking.
@@ -97,7 +128,7 @@ impl Run {
 
     /// Where the file is.
     pub fn path(&self) -> &str {
-        &self.pages.path
+        &self.path
     }
 
     /// Offers the newest visible version of each block of the leaf that it knows one of. After an
@@ -108,36 +139,13 @@ impl Run {
         leaf: Leaf,
         versions: &mut LeafVersions,
     ) -> Result<()> {
-        let mut cursor = Cursor::new(self);
+        let opened = self.opened()?;
+        let mut cursor = Cursor::new(opened);
         for bound in chain.iter().filter(|bound| bound.up_to >= self.meta.first) {
-            if self.filter.may_hold(bound.branch, leaf) {
+            if opened.filter.may_hold(bound.branch, leaf) {
                 load_entries(&mut cursor, bound, leaf.extent(), versions)?;
             }
-            self.load_ranges(bound, leaf.extent(), versions)?;
-        }
-        Ok(())
-    }
-
-    fn load_ranges(
-        &self,
-        bound: &Bound,
-        extent: Extent,
-        versions: &mut LeafVersions,
-    ) -> Result<()> {
-        let fences = &self.sections.ranges.fences;
-        for (index, fence) in fences.iter().enumerate() {
-            if (fence.branch, fence.extent.start().number()) >= (bound.branch, extent.end()) {
-                break;
-            }
-            let next_branch = fences.get(index + 1).map_or(bound.branch, |next| next.branch);
-            if next_branch < bound.branch || fence.extent.end() <= extent.start().number() {
-                continue;
-            }
-            for range in self.items::<ZeroRange>(index)? {
-                if range.branch == bound.branch && range.sequence <= bound.up_to {
-                    versions.offer_range(&range);
-                }
-            }
+            opened.load_ranges(bound, leaf.extent(), versions)?;
         }
         Ok(())
     }
@@ -145,7 +153,7 @@ impl Run {
     /// Entries of these branches (`None`: all) with a sequence in the interval, in order of key.
     /// Reads as it goes and keeps nothing in the cache; ends after the first error.
     pub fn entries_of(
-        self: &Arc<Self>,
+        &self,
         branches: Option<&[BranchId]>,
         interval: &RangeInclusive<Sequence>,
     ) -> impl Iterator<Item = Result<Entry>> + use<> {
@@ -153,7 +161,7 @@ impl Run {
         let branches = branches.map(<[BranchId]>::to_vec);
         let first = branches.as_ref().map(|branches| branches.iter().min().copied());
         let last = branches.as_ref().map(|branches| branches.iter().max().copied());
-        let mut items = Items::<Entry>::new(self.clone());
+        let mut items = Items::<Entry>::new(self);
         if let Some(first) = first.flatten() {
             items.skip_before(|fence| fence.branch < first);
         }
@@ -173,9 +181,10 @@ impl Run {
 
     /// Ranges with a sequence in the interval, in order of key.
     pub fn ranges_of(&self, interval: &RangeInclusive<Sequence>) -> Result<Vec<ZeroRange>> {
+        let opened = self.opened()?;
         let mut found = Vec::new();
-        for index in 0..self.sections.ranges.fences.len() {
-            let ranges = self.items::<ZeroRange>(index)?;
+        for index in 0..opened.sections.ranges.fences.len() {
+            let ranges = opened.items::<ZeroRange>(index)?;
             found.extend(ranges.into_iter().filter(|range| interval.contains(&range.sequence)));
         }
         Ok(found)
@@ -183,12 +192,13 @@ impl Run {
 
     /// Who wrote in the interval: the run that holds for its first sequence, and all that begin in it.
     pub fn clients_of(&self, interval: &RangeInclusive<Sequence>) -> Result<Vec<ClientRun>> {
-        let fences = &self.sections.clients.fences;
+        let opened = self.opened()?;
+        let fences = &opened.sections.clients.fences;
         let from = fences.partition_point(|fence| fence.first <= *interval.start());
         let to = fences.partition_point(|fence| fence.first <= *interval.end());
         let mut found = Vec::new();
         for index in from.saturating_sub(1)..to {
-            found.append(&mut self.items::<ClientRun>(index)?);
+            found.append(&mut opened.items::<ClientRun>(index)?);
         }
         let before = found.partition_point(|run| run.first <= *interval.start());
         found.drain(..before.saturating_sub(1));
@@ -198,12 +208,13 @@ impl Run {
 
     /// Flushes in the interval, ascending.
     pub fn flushes_of(&self, interval: &RangeInclusive<Sequence>) -> Result<Vec<FlushPoint>> {
-        let fences = &self.sections.flushes.fences;
+        let opened = self.opened()?;
+        let fences = &opened.sections.flushes.fences;
         let from = fences.partition_point(|fence| fence.sequence < *interval.start());
         let to = fences.partition_point(|fence| fence.sequence <= *interval.end());
         let mut found = Vec::new();
         for index in from.saturating_sub(1)..to {
-            let flushes = self.items::<FlushPoint>(index)?.into_iter();
+            let flushes = opened.items::<FlushPoint>(index)?.into_iter();
             found.extend(flushes.filter(|flush| interval.contains(&flush.sequence)));
         }
         Ok(found)
@@ -212,20 +223,22 @@ impl Run {
     /// The last batch of the era whose clock is at or before `wall`.
     pub fn clock_at(&self, wall: Timestamp, era: u32) -> Result<Option<ClockPoint>> {
         let wanted = (era, wall);
-        let fences = &self.sections.clock.fences;
+        let opened = self.opened()?;
+        let fences = &opened.sections.clock.fences;
         let after = fences.partition_point(|fence| (fence.era, fence.wall) <= wanted);
         let Some(index) = after.checked_sub(1) else { return Ok(None) };
-        let points = self.items::<ClockPoint>(index)?;
+        let points = opened.items::<ClockPoint>(index)?;
         let after = points.partition_point(|point| (point.era, point.wall) <= wanted);
         Ok(points[..after].last().filter(|point| point.era == era).copied())
     }
 
     /// The batch that holds the sequence.
     pub fn clock_of(&self, sequence: Sequence) -> Result<Option<ClockPoint>> {
-        let fences = &self.sections.clock.fences;
+        let opened = self.opened()?;
+        let fences = &opened.sections.clock.fences;
         let after = fences.partition_point(|fence| fence.sequence < sequence);
         if let Some(index) = after.checked_sub(1) {
-            let points = self.items::<ClockPoint>(index)?;
+            let points = opened.items::<ClockPoint>(index)?;
             if let Some(point) = points.iter().find(|point| point.sequence >= sequence) {
                 return Ok(Some(*point));
             }
@@ -234,7 +247,7 @@ impl Run {
     }
 
     /// Adds the leaves in which a version lies in one of the spans.
-    pub fn leaves_changed(self: &Arc<Self>, spans: &[Span], leaves: &mut LeafSet) -> Result<()> {
+    pub fn leaves_changed(&self, spans: &[Span], leaves: &mut LeafSet) -> Result<()> {
         let holds = |branch, sequence| spans.iter().any(|span| span.holds(branch, sequence));
         let all = self.meta.first..=self.meta.last;
         let reaches = |span: &&Span| span.after < self.meta.last && span.up_to >= self.meta.first;
@@ -251,6 +264,32 @@ impl Run {
         for range in self.ranges_of(&all)? {
             if holds(range.branch, range.sequence) {
                 leaves.insert(range.extent);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Opened {
+    fn load_ranges(
+        &self,
+        bound: &Bound,
+        extent: Extent,
+        versions: &mut LeafVersions,
+    ) -> Result<()> {
+        let fences = &self.sections.ranges.fences;
+        for (index, fence) in fences.iter().enumerate() {
+            if (fence.branch, fence.extent.start().number()) >= (bound.branch, extent.end()) {
+                break;
+            }
+            let next_branch = fences.get(index + 1).map_or(bound.branch, |next| next.branch);
+            if next_branch < bound.branch || fence.extent.end() <= extent.start().number() {
+                continue;
+            }
+            for range in self.items::<ZeroRange>(index)? {
+                if range.branch == bound.branch && range.sequence <= bound.up_to {
+                    versions.offer_range(&range);
+                }
             }
         }
         Ok(())
