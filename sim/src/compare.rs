@@ -116,13 +116,19 @@ impl Clients {
         if at.is_some() {
             return Vec::new();
         }
-        let later = model.history.range(base + 1..).map(|(_, change)| change);
+        let chain = model.chain(branch, u64::MAX);
+        let seen = |branch: BranchId, sequence: u64| {
+            chain.get(&branch).is_some_and(|up_to| sequence <= *up_to)
+        };
+        let later = model.history.range(base + 1..);
+        let later = later.filter(|&(sequence, change)| seen(change.branch, *sequence));
         let flying = self.asked.values().filter_map(|asked| match asked {
             Asked::Change { change, .. } => Some(change),
             _ => None,
         });
-        let all = later.chain(flying).chain(self.failed.values());
-        all.filter(|it| it.branch == branch && it.touches(range)).copied().collect()
+        let unknown = flying.chain(self.failed.values()).filter(|it| seen(it.branch, base + 1));
+        let all = later.map(|(_, change)| change).chain(unknown);
+        all.filter(|it| it.touches(range)).copied().collect()
     }
 
     pub(crate) fn check_extents(
@@ -188,8 +194,22 @@ impl Clients {
         );
     }
 
+    /// T3: history's clock never goes back within an era, whatever the wall does.
+    fn compare_clock(&self, run: &Run, machine: &mut Machine) {
+        let index = machine.store.snapshot().index;
+        let mut before = None;
+        for sequence in run.model.history.keys() {
+            let sequence = Sequence::new(*sequence).expect("small");
+            let Ok(Some(point)) = index.time_of(sequence) else { continue };
+            let now = Some((point.era, point.wall));
+            assert!(before <= now, "T3: {sequence} has {now:?}, the one before it {before:?}");
+            before = now;
+        }
+    }
+
     /// T3: the instant of a time shows all that was answered by then and nothing sent after it.
     pub(crate) fn compare_time(&mut self, run: &mut Run, machine: &mut Machine) {
+        self.compare_clock(run, machine);
         if run.clock_struck || run.model.history.is_empty() {
             return;
         }

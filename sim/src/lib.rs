@@ -12,6 +12,8 @@ mod menu;
 mod model;
 mod place;
 mod plans;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod run;
 
 pub use machine::{Machine, new_volume};

@@ -2,6 +2,9 @@
 //!
 //! `sim [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--steps STEPS]`: each seed is printed before
 //! it runs. The first that fails ends it with the command that repeats it.
+//!
+//! `sim --planted [--bug NUMBER] [--seconds SECONDS]`, in builds with the feature `planted`: plants each
+//! bug of the list in turn and says how long it takes to find; one that is not found fails.
 
 use std::{env, panic, process::ExitCode};
 use world::{Clock as _, real::RealClock};
@@ -12,6 +15,11 @@ const MINUTE_NS: u64 = 60_000_000_000;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Some((name, rest)) = arguments.split_first()
+        && name == "--planted"
+    {
+        return planted(rest);
+    }
     let Some(wanted) = Wanted::parse(&arguments) else {
         eprintln!("usage: sim [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--steps STEPS]");
         return ExitCode::from(2);
@@ -61,4 +69,47 @@ impl Wanted {
         }
         ExitCode::SUCCESS
     }
+}
+
+#[cfg(not(feature = "planted"))]
+fn planted(_: &[String]) -> ExitCode {
+    eprintln!("planted bugs are not in this build: cargo xtask planted");
+    ExitCode::from(2)
+}
+
+#[cfg(feature = "planted")]
+fn planted(arguments: &[String]) -> ExitCode {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let (mut only, mut seconds) = (None, 10);
+    for pair in arguments.chunks(2) {
+        match pair {
+            [name, number] if name == "--bug" => only = number.parse::<u32>().ok(),
+            [name, number] if name == "--seconds" => seconds = number.parse().unwrap_or(10),
+            _ => {
+                eprintln!("usage: sim --planted [--bug NUMBER] [--seconds SECONDS]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let mut missed = 0;
+    for &(bug, words) in
+        sim::planted::BUGS.iter().filter(|(bug, _)| only.is_none_or(|it| it == *bug))
+    {
+        match sim::planted::hunt(bug, STEPS, seconds * SECOND_NS) {
+            Some(found) => {
+                let tenths = found.ns / (SECOND_NS / 10);
+                println!(
+                    "{bug:>2} {words}: seed {}, {}.{} s",
+                    found.seed,
+                    tenths / 10,
+                    tenths % 10
+                );
+            }
+            None => {
+                missed += 1;
+                println!("{bug:>2} {words}: NOT FOUND");
+            }
+        }
+    }
+    if missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -110,6 +110,10 @@ impl Menu {
             5 => self.room_bytes = Some(48 << 20),
             6 => self.rules.push(Rule::chance(Fault::Slow(50_000_000), often * 10)),
             7 => self.clock = true,
+            9 => {
+                self.rules.push(Rule::chance(Fault::NoSpace, often).on(prefix));
+                self.writes_fail = true;
+            }
             8 => {
                 self.rules.push(Rule::chance(Fault::NameError, often * 10));
                 self.writes_fail = true;

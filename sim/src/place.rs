@@ -58,7 +58,12 @@ pub fn master() -> Key {
 impl Place {
     /// An empty one.
     pub fn new(seed: Seed) -> Self {
-        let (disk, clock) = (SimDisk::new(seed), SimClock::default());
+        Self::with_disk(seed, SimDisk::new(seed))
+    }
+
+    /// A machine with that disk; two of one seed do the same as long as their disks do.
+    pub fn with_disk(seed: Seed, disk: SimDisk) -> Self {
+        let clock = SimClock::default();
         disk.set_clock(&clock);
         let chance = SimChance::new(seed);
         Self { disk, clock, chance, dice: Arc::new(Mutex::new(seed.rng("dice"))) }

@@ -62,7 +62,7 @@ pub fn run(seed: u64, steps: u64) -> Report {
         run.live();
     }
     run.report.cells = run.cells.count();
-    run.report
+    run.report.clone()
 }
 
 /// All that outlives a life.
@@ -86,6 +86,18 @@ pub struct Run {
     place: Place,
     cells: SealedCells,
     left: u64,
+    /// The last lives, to be printed when a check fails.
+    menus: Vec<Menu>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !cfg!(feature = "planted") {
+            for menu in self.menus.iter().rev().take(3).rev() {
+                eprintln!("{menu:?}");
+            }
+        }
+    }
 }
 
 impl Run {
@@ -108,11 +120,13 @@ impl Run {
             place,
             cells: SealedCells::default(),
             left: steps,
+            menus: Vec::new(),
         }
     }
 
     fn live(&mut self) {
         let menu = Menu::draw(&mut self.rng);
+        self.menus.push(menu.clone());
         self.left = self.left.saturating_sub(menu.steps);
         self.report.lives += 1;
         let mut machine = self.start(&menu);

@@ -7,6 +7,7 @@
 use crate::{
     files::CellFile,
     log::{Config, Environment, Event, FullSegment, Log, Room},
+    planted,
     state::{Fact, Interval},
     work::{
         Ended, Moved, Outcome, Pack, PackedSegment, PreparedSegment, Task, Work, WorkError,
@@ -53,6 +54,10 @@ pub struct Background {
     paused_until_ns: u64,
     /// The last job that failed, for who looks at the store.
     pub(crate) trouble: Option<String>,
+    /// What could not be had when the store was opened.
+    damage: Vec<String>,
+    /// Runs that cannot be read in full, found when they were to be merged.
+    unmergeable: Vec<RunId>,
 }
 
 enum Prepared<T> {
@@ -111,7 +116,15 @@ impl Background {
             full_since_ns: None,
             paused_until_ns: 0,
             trouble: None,
+            damage: Vec::new(),
+            unmergeable: Vec::new(),
         }
+    }
+
+    /// What could not be had when the store was opened.
+    pub(crate) fn found_damaged(&mut self, damage: Vec<String>) {
+        self.trouble = damage.last().cloned().or(self.trouble.take());
+        self.damage = damage;
     }
 
     /// Begins to write this run's epoch to the manifest.
@@ -248,6 +261,11 @@ impl Log {
         self.background.trouble.as_deref()
     }
 
+    /// What could not be had when the store was opened: runs and bulk files, one text for each.
+    pub fn damage(&self) -> &[String] {
+        &self.background.damage
+    }
+
     /// Full segments that wait to be packed.
     pub fn backlog(&self) -> usize {
         self.full.len()
@@ -369,7 +387,13 @@ impl Log {
                 Err(error) => self.background_failed(segment, &error),
             },
             Ended::Packed { segment, result } => match result {
-                Ok(packed) => self.record_packed(segment, packed),
+                Ok(packed) => {
+                    if planted::is(12) {
+                        let early = self.full.iter().filter(|full| full.cells.id == segment);
+                        self.background.free_slots.extend(early.map(|full| full.slot));
+                    }
+                    self.record_packed(segment, packed);
+                }
                 Err(error) => self.background_failed(segment, &error),
             },
             Ended::Merged { inputs, run } => match run {
@@ -377,6 +401,11 @@ impl Log {
                 Err(error) => {
                     self.background.merging = false;
                     self.background.trouble = Some(error.to_string());
+                    if let WorkError::Index(error) = &error {
+                        // Damaged, it would fail each merge to come: it stays as it is.
+                        let bad = inputs.into_iter().filter(|run| run_path(*run) == error.path());
+                        self.background.unmergeable.extend(bad);
+                    }
                 }
             },
             Ended::Removed => {}
@@ -509,9 +538,16 @@ impl Log {
             })
             .filter(|run| !passing.contains(&run.meta().run))
             .collect();
-        let metas: Vec<_> = runs.iter().map(|run| *run.meta()).collect();
-        let Some(range) = pick_merge(&metas) else { return };
-        let inputs = runs[range].iter().map(|run| Arc::clone(run)).collect();
+        // What cannot be read stays where it is, and what is merged are neighbours.
+        let whole = |run: &&Arc<Run>| {
+            !run.is_lost() && !self.background.unmergeable.contains(&run.meta().run)
+        };
+        let picked = runs.split(|run| !whole(run)).find_map(|stretch| {
+            let metas: Vec<_> = stretch.iter().map(|run| *run.meta()).collect();
+            pick_merge(&metas).map(|range| &stretch[range])
+        });
+        let Some(picked) = picked else { return };
+        let inputs = picked.iter().map(|run| Arc::clone(run)).collect();
         let run = self.background.new_run();
         let cache = self.background.cache.clone();
         self.background.merging = true;

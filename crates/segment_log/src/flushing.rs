@@ -4,7 +4,7 @@
 //! was written since its last sync; all who wait for that much share it. Nothing is synced when
 //! nothing was written.
 
-use crate::log::Event;
+use crate::{log::Event, planted};
 use std::collections::{BTreeMap, VecDeque};
 use units::{FileId, Sequence};
 use world::File;
@@ -106,7 +106,9 @@ impl Flushing {
         if !asked || self.round.is_some() {
             return Vec::new();
         }
-        let dirty = self.files.iter().filter(|(_, written)| written.writes > written.synced);
+        let skipped = if planted::is(3) { self.files.len().saturating_sub(1) } else { 0 };
+        let dirty = self.files.iter().skip(skipped);
+        let dirty = dirty.filter(|(_, written)| written.writes > written.synced);
         let pending: Vec<_> = dirty.clone().map(|(id, written)| (*id, written.writes)).collect();
         let files = dirty.map(|(id, written)| (*id, written.file.clone())).collect();
         self.round = Some(Round { covers: landed, pending });
@@ -143,7 +145,8 @@ impl Flushing {
     }
 
     fn end_round(&mut self) {
-        if self.round.as_ref().is_none_or(|round| !round.pending.is_empty()) {
+        let ends = |round: &Round| round.pending.is_empty() || planted::is(2);
+        if !self.round.as_ref().is_some_and(ends) {
             return;
         }
         let Some(round) = self.round.take() else { return };

@@ -13,6 +13,7 @@ mod flushing;
 mod keyring;
 mod log;
 mod open;
+pub mod planted;
 mod recovery;
 mod relog;
 mod scan;

@@ -18,6 +18,7 @@ use crate::{
     files::{CellFile, FileTable, Home},
     flushing::Flushing,
     keyring::Keyring,
+    planted,
     state::{EpochRecord, Fact, LogState},
     work::PreparedSegment,
     writer::{CutBatch, OpenSegment, Shape, Waiting},
@@ -319,6 +320,11 @@ impl Log {
         self.flushing.durable()
     }
 
+    /// The last epoch that writes were made in.
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch().map_or(Epoch(0), |epoch| epoch.epoch)
+    }
+
     /// Why it takes no writes, if so.
     pub fn poison(&self) -> Option<&Poison> {
         self.poison.as_ref()
@@ -346,7 +352,7 @@ impl Log {
             EpochStage::Recording(_) => return Room::Wait,
         }
         if self.segment.as_ref().is_some_and(|segment| segment.batch_bytes() > BATCH_SOFT) {
-            if self.flights.len() >= FLIGHTS_MAX {
+            if self.writing() >= FLIGHTS_MAX {
                 return Room::Wait;
             }
             self.cut();
@@ -418,7 +424,7 @@ impl Log {
     pub fn end(&mut self, ticket: u64, fua: bool) {
         let Request { sequence, .. } = self.request.take().expect("a request was begun");
         let segment = self.segment.as_mut().expect("there is room");
-        if self.config.ack == AckPolicy::Memory && !fua {
+        if (self.config.ack == AckPolicy::Memory || planted::is(1)) && !fua {
             self.events.push_back(Event::Written { ticket, sequence });
         } else {
             segment.end_request(Waiting { ticket, sequence, fua });
@@ -465,7 +471,7 @@ impl Log {
         let id = place.file();
         let Ok(at) = usize::try_from(place.offset_bytes()) else { return Located::Gone };
         let range = at..at + CELL;
-        let open = self.segment.as_ref().filter(|segment| segment.id() == id);
+        let open = self.segment.as_ref().filter(|segment| segment.id() == id && !planted::is(18));
         if let Some(segment) = open {
             return Located::Memory(segment.image.get(range));
         }
@@ -500,11 +506,15 @@ impl Log {
 
     /// Cuts what is due, starts syncs and jobs: call it once a turn, after the turn's requests.
     pub fn advance(&mut self) {
+        if self.poison.is_some() {
+            // What the disk holds is in doubt: nothing is cut, synced or packed any more.
+            return;
+        }
         let waits = self.flushing.is_hurried() || self.flushing.wants_beyond(self.landed);
+        let writing = self.writing();
         let due = self.segment.as_ref().is_some_and(|segment| {
             let early = segment.batch_bytes() >= BATCH_EARLY;
-            segment.has_batch()
-                && (self.flights.is_empty() || early && self.flights.len() < FLIGHTS_MAX || waits)
+            segment.has_batch() && (writing == 0 || early && writing < FLIGHTS_MAX || waits)
         });
         if self.relog {
             self.log_again();
@@ -552,6 +562,10 @@ impl Log {
         for flight in std::mem::take(&mut self.flights) {
             self.fail(&flight.cut.waiting, false);
         }
+        if let Some(segment) = &mut self.segment {
+            let waiting = segment.abandon_batch();
+            self.fail(&waiting, false);
+        }
         for ticket in self.flushing.fail() {
             self.events.push_back(Event::Failed { ticket, full: false });
         }
@@ -584,7 +598,10 @@ impl Log {
         let epoch = EpochRecord {
             epoch: Epoch(self.state.epoch().map_or(1, |epoch| epoch.epoch.0 + 1)),
             first: self.last.next(),
-            random: random(&*self.env.chance),
+            random: match self.state.epoch() {
+                Some(last) if planted::is(11) => last.random,
+                _ => random(&*self.env.chance),
+            },
             wall: self.env.clock.wall(),
         };
         self.epoch = EpochStage::Recording(epoch);
@@ -631,7 +648,7 @@ impl Log {
         };
         let length = flight.cut.bytes.len();
         match moved {
-            Ok(bytes) if *bytes >= length => flight.outcome = Outcome::Landed,
+            Ok(bytes) if *bytes >= length || planted::is(16) => flight.outcome = Outcome::Landed,
             &Ok(bytes) if bytes > 0 && bytes.is_multiple_of(self.config.sector) => {
                 // A short write: the rest goes on from there.
                 flight.cut.bytes = flight.cut.bytes.slice(bytes..length);
@@ -646,6 +663,9 @@ impl Log {
                     );
                 }
                 return;
+            }
+            Err(error) if planted::is(17) && error.kind() == io::ErrorKind::StorageFull => {
+                flight.outcome = Outcome::Landed;
             }
             Ok(_) | Err(_) => {
                 flight.outcome = Outcome::Failed;
@@ -675,6 +695,9 @@ impl Log {
 
     /// Answers flights from the front on, as far as they have landed.
     fn land(&mut self) {
+        if planted::is(5) {
+            self.flights.make_contiguous().sort_by_key(|flight| flight.outcome != Outcome::Landed);
+        }
         while let Some(front) = self.flights.front() {
             let bulk = front.cut.bulk.iter().any(|write| self.bulk.is_pending(*write));
             if front.outcome != Outcome::Landed || bulk {
@@ -689,7 +712,7 @@ impl Log {
             for waiting in &flight.cut.waiting {
                 let Waiting { ticket, sequence, fua } = *waiting;
                 let event = Event::Written { ticket, sequence };
-                if fua {
+                if fua && !planted::is(4) {
                     self.flushing.wait_for(sequence, event);
                 } else {
                     self.events.push_back(event);
@@ -697,6 +720,11 @@ impl Log {
             }
         }
         self.log_again();
+    }
+
+    /// Batches whose own write is under way; what only waits for bulk payload does not hold up others.
+    fn writing(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.outcome == Outcome::Pending).count()
     }
 
     /// Takes back the write that was pushed last.
@@ -781,7 +809,9 @@ impl Log {
     /// Tag of the last batch that was cut, where the next segment's chain begins.
     fn chain_tag(&self) -> Tag {
         let open = self.segment.as_ref().map(|segment| segment.last_tag);
-        let full = self.full.back().map(|full| full.last_tag);
+        // What is sealed already was found at the start: it belongs to an epoch before this one.
+        let full = self.full.back().filter(|full| full.sealed.is_none());
+        let full = full.map(|full| full.last_tag);
         open.or(full).or_else(|| self.state.chain()).unwrap_or_default()
     }
 
@@ -812,7 +842,7 @@ impl Log {
     }
 
     fn sync_done(&mut self, file: FileId, error: Option<io::Error>) {
-        if let Some(error) = error {
+        if let Some(error) = error.filter(|_| !planted::is(15)) {
             self.take_no_more("syncing the log", &error);
             return;
         }

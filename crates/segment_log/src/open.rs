@@ -5,6 +5,7 @@ use crate::{
     clock::HistoryClock,
     files::{CellFile, Home},
     log::{Config, Environment, FullSegment, Log, Poison},
+    planted,
     recovery::{MissingFlushed, Recovered, numbered, recover},
     scan::Scanned,
     state::{BadRecord, Fact, Interval, KIND_END, LogState},
@@ -14,13 +15,16 @@ use history_index::{MemoryRun, PageCache, Run, Source};
 use manifest::{Manifest, Record};
 use std::{collections::BTreeSet, io, sync::Arc};
 use thiserror::Error;
-use units::{FileId, RunId, Sequence};
+use units::{FileId, RunId, Sequence, Timestamp};
 use world::Access;
 
 /// Memory for opened pages of runs.
 const CACHE_BYTES: usize = 16 << 20;
 /// Length of the manifest from which it is written anew at a start.
 const MANIFEST_BYTES: u64 = 256 << 10;
+
+/// Eras that a lost run is thought to have begun at most: each needs a leap of the wall clock.
+const ERAS_LOST_MAX: u32 = 1 << 12;
 
 /// How a log is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +81,14 @@ pub fn open(
         env.disk.sync_dir("")?;
         config.sector = sector(env)?;
     }
-    let recovered = recover(&*env.disk, &env.master, env.store, &state, &env.keyring)?;
+    let recovered = recover(&*env.disk, &env.master, env.store, &state, &env.keyring, mode)?;
     if mode != Mode::AcceptLoss {
         recovered.missing()?;
     }
     let cache = PageCache::new(CACHE_BYTES);
-    let mut opening = Opening { env, config, cache, full: Vec::new(), sources: Vec::new() };
-    opening.open_runs(&state)?;
+    let mut opening =
+        Opening { env, config, cache, full: Vec::new(), sources: Vec::new(), damage: Vec::new() };
+    opening.open_runs(&state);
     if mode != Mode::Read {
         // Before the tail is indexed: a run that a crash left behind would be in the way.
         opening.sweep(&state, &[("run", ".run"), ("pack", ".pack")])?;
@@ -110,16 +115,31 @@ struct Opening<'a> {
     cache: Arc<PageCache>,
     full: Vec<FullSegment>,
     sources: Vec<Source>,
+    /// What is there no more, for who looks at the store.
+    damage: Vec<String>,
 }
 
 impl Opening<'_> {
-    fn open_runs(&mut self, state: &LogState) -> Result<(), OpenError> {
-        for (run, _) in state.runs.values() {
-            let path = run_path(*run);
-            let opened = Run::open(&*self.env.disk, &path, *run, &self.env.master, &self.cache)?;
-            self.sources.push(Source::File(Arc::new(opened)));
+    /// A run that cannot be opened is lost: blocks and instants that need it are refused, no others.
+    fn open_runs(&mut self, state: &LogState) {
+        for (&first, &(run, last)) in &state.runs {
+            let path = run_path(run);
+            let opened = Run::open(&*self.env.disk, &path, run, &self.env.master, &self.cache);
+            let trouble = match &opened {
+                Ok(whole) if (whole.meta().first, whole.meta().last) == (first, last) => None,
+                Ok(_) => Some(format!("run file {path} covers other sequences than it should")),
+                Err(error) => Some(with_source(error)),
+            };
+            let run = match (opened, trouble) {
+                (Ok(whole), None) => whole,
+                (_, trouble) => {
+                    let why = trouble.unwrap_or_default();
+                    self.damage.push(why.clone());
+                    Run::lost(&path, run, first..=last, why)
+                }
+            };
+            self.sources.push(Source::File(Arc::new(run)));
         }
-        Ok(())
     }
 
     /// Indexes a segment of the log's end: durably when writing, else in memory.
@@ -162,7 +182,9 @@ impl Opening<'_> {
             }
             self.sources.push(Source::Memory(run));
         } else {
-            self.make_durable(&full)?;
+            if !planted::is(25) {
+                self.make_durable(&full)?;
+            }
             let id = RunId(state.next_run.max(1));
             let written = seal(self.env, &run, id, &self.cache)?;
             let mut facts = sealing_facts(&full, id);
@@ -179,11 +201,19 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// What recovery accepts must not be lost by the next crash.
-    fn make_durable(&self, full: &FullSegment) -> Result<(), OpenError> {
+    /// What recovery accepts must not be lost by the next crash. A bulk file that is gone was flushed
+    /// before (else recovery had not accepted what lies in it): its cells are lost, no others.
+    fn make_durable(&mut self, full: &FullSegment) -> Result<(), OpenError> {
         full.file.sync_data()?;
         for (bulk, _) in &full.bulk {
-            self.env.disk.open(&Home::Bulk(*bulk).path(), Access::WRITE)?.sync_data()?;
+            let path = Home::Bulk(*bulk).path();
+            match self.env.disk.open(&path, Access::WRITE) {
+                Ok(file) => file.sync_data()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.damage.push(format!("bulk file {path} is gone"));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
     }
@@ -207,7 +237,7 @@ impl Opening<'_> {
     }
 
     fn finish(self, state: LogState, manifest: Manifest, recovered: &Recovered, mode: Mode) -> Log {
-        let Self { env, config, cache, full, sources } = self;
+        let Self { env, config, cache, full, sources, damage } = self;
         let used: BTreeSet<u64> = state
             .segments
             .values()
@@ -220,12 +250,23 @@ impl Opening<'_> {
         let next_run = state.next_run;
         let mut background =
             Background::new(env.clone(), manifest, cache, free, next_slot, next_run);
+        background.found_damaged(damage);
         let mut last_clock = None;
+        let mut untold = 0; // sequences at the end of which no clock is known
         for source in sources {
             if let Some((_, last)) = source.clock_ends() {
                 last_clock = Some((last.wall, last.era));
+                untold = 0;
+            } else {
+                untold += source.last().number() - source.first().number() + 1;
             }
             background.index.push(source);
+        }
+        if untold > 0 {
+            // A lost run may have begun eras: none of theirs is used again.
+            let (wall, era) = last_clock.unwrap_or((Timestamp(i64::MIN), 0));
+            let begun = u32::try_from(untold).unwrap_or(u32::MAX).min(ERAS_LOST_MAX);
+            last_clock = Some((wall, era.saturating_add(begun)));
         }
         let next_file = recovered.next_file.max(state.next_file).max(1);
         let clock = HistoryClock::after(last_clock);
@@ -258,6 +299,14 @@ impl Log {
             let cause = "the store is open for reading only".to_owned();
             self.poison = Some(Poison { what: "writing", cause });
         }
+    }
+}
+
+/// An error with what lies behind it.
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

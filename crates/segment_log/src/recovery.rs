@@ -3,13 +3,17 @@
 //! The result is a prefix of history: segments are accepted in the order of their chain, from the
 //! last indexed one on, and the first batch that does not count ends it. Nothing is written here, so
 //! recovering twice gives the same.
+//!
+//! A segment without a whole header was never flushed, or is damaged. Its batches cannot be verified, but
+//! what they call durable is believed as far as a refusal goes: nobody loses flushed data in silence.
 
 use crate::{
     keyring::Keyring,
+    open::Mode,
     scan::{Opened, Scanned, Scanner},
     state::LogState,
 };
-use seal::Key;
+use seal::{Key, Tag};
 use std::io;
 use thiserror::Error;
 use units::{Sequence, StoreId};
@@ -57,6 +61,7 @@ pub fn recover(
     store: StoreId,
     state: &LogState,
     keyring: &Keyring,
+    mode: Mode,
 ) -> io::Result<Recovered> {
     let scanner = Scanner { disk, master, keyring };
     let slots = numbered(disk, "log", ".seg")?;
@@ -73,10 +78,25 @@ pub fn recover(
     }
     let mut candidates = Vec::new();
     for slot in slots {
-        let Some(opened) = scanner.open(slot)? else { continue };
-        if opened.header.store == store {
-            found.next_file = found.next_file.max(opened.header.file.number() + 1);
-            candidates.push(opened);
+        match scanner.open(slot) {
+            Ok(Some(opened)) if opened.header.store == store => {
+                found.next_file = found.next_file.max(opened.header.file.number() + 1);
+                candidates.push(opened);
+            }
+            Ok(Some(_)) => {}
+            // Indexed already: its cells are verified as they are read.
+            Ok(None) | Err(_) if state.segments.values().any(|stays| stays.slot == slot) => {}
+            Ok(None) => {
+                if let Some(claim) = scanner.claim(slot, state.last)? {
+                    found.durable = found.durable.max(claim);
+                }
+            }
+            // It may be the log's end, unless what follows the header says that it is old.
+            Err(error) => match scanner.claim(slot, state.last) {
+                Ok(None) => {}
+                Ok(Some(_)) | Err(_) if mode != Mode::AcceptLoss => return Err(error),
+                Ok(Some(_)) | Err(_) => {}
+            },
         }
     }
     follow(&scanner, state, candidates, &mut found)?;
@@ -98,11 +118,18 @@ fn follow(
     candidates.sort_by_key(|opened| opened.header.file);
     let mut last = state.last;
     loop {
-        let next = candidates.iter().position(|opened| {
-            opened.header.previous == chain && opened.header.first == last.next()
-        });
+        // Of two that follow the same batch the younger one counts: what was logged again after an
+        // error took the place of the other, and only it was gone on with.
+        let follows = |opened: &Opened, chain: &Tag, last: Sequence| {
+            opened.header.previous == *chain && opened.header.first == last.next()
+        };
+        let next = candidates.iter().rposition(|opened| follows(opened, &chain, last));
         let Some(next) = next else { break };
-        let scanned = scanner.scan(&candidates.remove(next))?;
+        let opened = candidates.remove(next);
+        candidates.retain(|other| !follows(other, &chain, last));
+        let younger = candidates.iter().filter(|other| other.header.file > opened.header.file);
+        let scanned = scanner
+            .scan(&opened, |tag, last| younger.clone().any(|other| follows(other, tag, last)))?;
         chain = scanned.last_tag;
         last = scanned.contents.last;
         found.durable = found.durable.max(scanned.durable);
@@ -110,7 +137,7 @@ fn follow(
     }
     // A segment of this epoch that hangs in the air: what it calls durable must not be lost.
     for opened in &candidates {
-        let scanned = scanner.scan(opened)?;
+        let scanned = scanner.scan(opened, |_, _| false)?;
         found.durable = found.durable.max(scanned.durable);
     }
     found.last = last;

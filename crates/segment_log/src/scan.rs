@@ -76,8 +76,32 @@ impl Scanner<'_> {
         Ok(Some(Opened { slot, header, file, length_bytes, key, tag }))
     }
 
-    /// Accepts what follows the header.
-    pub fn scan(&self, opened: &Opened) -> io::Result<Scanned> {
+    /// What the batches in that slot call durable, by words that cannot be verified for want of a header;
+    /// `None` if it begins with none that is newer than `after`.
+    pub fn claim(&self, slot: u64, after: Sequence) -> io::Result<Option<Sequence>> {
+        let file = self.disk.open(&Home::Slot(slot).path(), Access::READ)?;
+        let length_bytes = file.length_bytes()?;
+        let (mut offset_bytes, mut claim) = (HEADER as u64, None);
+        let mut front = [0; crate::batch::BATCH_HEADER];
+        while offset_bytes + front.len() as u64 <= length_bytes {
+            file.read_at(offset_bytes, &mut front)?;
+            let Some(header) = BatchHeader::read(&front) else { break };
+            if header.first <= after {
+                break;
+            }
+            claim = claim.max(Some(header.durable));
+            offset_bytes += header.length_bytes as u64;
+        }
+        Ok(claim)
+    }
+
+    /// Accepts what follows the header, up to where another segment goes on: `goes_on` tells whether
+    /// one follows the batch of that tag, which ends with that sequence.
+    pub fn scan(
+        &self,
+        opened: &Opened,
+        goes_on: impl Fn(&Tag, Sequence) -> bool,
+    ) -> io::Result<Scanned> {
         let chain = Self::chain(opened)?;
         let known = chain.iter().map(|batch| batch.header.durable).max().unwrap_or(Sequence::ZERO);
         let mut scanned = Scanned {
@@ -97,6 +121,9 @@ impl Scanner<'_> {
             let flushed = batch.header.requests == 0 || batch.header.last() <= known;
             if !self.take(opened, batch, &bytes, flushed, &mut scanned)? {
                 scanned.torn = true;
+                return Ok(scanned);
+            }
+            if goes_on(&batch.tag, scanned.contents.last) {
                 return Ok(scanned);
             }
         }

@@ -7,6 +7,7 @@ use crate::{
     batch::{BATCH_HEADER, BatchHeader, HEADER, RECORD, Record, SegmentHeader},
     bulk::SealedExtent,
     files::CellFile,
+    planted,
     scan::push_bulk,
 };
 use history_index::{ClientRun, ClockPoint, Entry, FlushPoint, GrowingRun, ZeroRange};
@@ -199,7 +200,9 @@ impl OpenSegment {
 
     /// Adds a range of the present request.
     pub fn push_range(&mut self, range: ZeroRange) {
-        self.run.push_range(range);
+        if !planted::is(19) {
+            self.run.push_range(range);
+        }
         let (branch, sequence, extent) = (range.branch, range.sequence, range.extent);
         self.push_record(Record::Range { branch, sequence, extent, flags: range.kind });
     }
@@ -278,6 +281,11 @@ impl OpenSegment {
             waiting: batch.waiting,
             bulk: batch.bulk,
         })
+    }
+
+    /// Gives up the open batch: who waits for it.
+    pub fn abandon_batch(&mut self) -> Vec<Waiting> {
+        self.batch.take().map(|batch| batch.waiting).unwrap_or_default()
     }
 
     fn note_cell(&mut self, name: CellName, at: usize) -> Place {

@@ -154,19 +154,30 @@ impl HeadMap {
 
     /// Takes what the index says of a leaf; what is known already is newer and stays.
     pub fn fill(&mut self, versions: &LeafVersions) {
+        self.fill_known(versions);
         let entries = self.entries(versions.leaf());
-        for (entry, version) in entries.iter_mut().zip(versions.versions()) {
-            if *entry == UNKNOWN {
-                *entry = match version.as_ref().map(|version| version.content) {
-                    Some(Content::Place(place)) => place.bits(),
-                    Some(Content::Zero) | None => ZERO,
-                };
-            }
+        for entry in entries.iter_mut().filter(|entry| **entry == UNKNOWN) {
+            *entry = ZERO;
         }
         if entries.iter().all(|entry| *entry == ZERO) {
             let (branch, index) = split(versions.leaf());
             self.branch(branch).0[index] = Node::All(Fill::Zero);
             self.leaves -= 1;
+        }
+    }
+
+    /// The same of a leaf of which the index could not tell all: blocks without a version stay unknown.
+    pub fn fill_known(&mut self, versions: &LeafVersions) {
+        let entries = self.entries(versions.leaf());
+        for (entry, version) in entries.iter_mut().zip(versions.versions()) {
+            if let Some(version) = version
+                && *entry == UNKNOWN
+            {
+                *entry = match version.content {
+                    Content::Place(place) => place.bits(),
+                    Content::Zero => ZERO,
+                };
+            }
         }
     }
 
@@ -322,6 +333,27 @@ mod tests {
         assert!(map.memory_bytes() < 1 << 16, "{}", map.memory_bytes());
         assert_eq!(map.get(Lba::new(5).expect("small")), Block::Zero);
         assert_eq!(map.get(Lba::new(1 << 28).expect("small")), Block::Unknown);
+    }
+
+    #[test]
+    fn what_the_index_could_not_tell_stays_unknown() {
+        let lba = |number| Lba::new(512 + number).expect("small");
+        let version = |sequence, content| {
+            let sequence = units::Sequence::new(sequence).expect("small");
+            history_index::Version { branch: units::BranchId(1), sequence, content }
+        };
+        let mut versions = LeafVersions::new(lba(0).leaf());
+        versions.offer(lba(1), version(5, Content::Place(place(5))));
+        versions.offer(lba(2), version(6, Content::Zero));
+        versions.offer(lba(3), version(7, Content::Place(place(7))));
+        let mut map = HeadMap::unknown();
+        map.set(lba(3), place(9));
+        map.fill_known(&versions);
+        let blocks = |map: &HeadMap| [0, 1, 2, 3].map(|number| map.get(lba(number)));
+        let known = [Block::At(place(5)), Block::Zero, Block::At(place(9))];
+        assert_eq!(blocks(&map), [Block::Unknown, known[0], known[1], known[2]]);
+        map.fill(&versions);
+        assert_eq!(blocks(&map), [Block::Zero, known[0], known[1], known[2]]);
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use units::{BLOCK, CELL, Extent, Lba, Place};
 use world::{Bytes, File, Page, Pool};
 
-/// Cells read by one operation at most, so that one part is decrypted while the next is read.
-const CELLS_MAX: usize = 64;
+/// Cells read by one operation at most, so that one part is decrypted while the next is read: as many
+/// as a page of 256 KiB holds, however the window is aligned.
+const CELLS_MAX: usize = 61;
 /// Gaps up to this are read through.
 const GAP_BYTES: u64 = 8 << 10;
 /// Bytes of a page of results.
@@ -46,6 +47,8 @@ pub struct Read {
     /// Operations under way.
     pub pending: usize,
     pub error: Option<BlockError>,
+    /// Cells that no memory was left to fetch; their turn comes when those under way have ended.
+    pub rest: Vec<Wanted>,
     /// Set when a place turned out to be old: the whole read is done again.
     pub again: bool,
     pub tries: u32,

@@ -15,7 +15,7 @@ use block_device::{Answer, BlockError, Completion, DeviceInfo, Ticket};
 use catalogue::{Catalogue, CatalogueRecord};
 use history_index::{Bound, IndexSnapshot, LeafVersions};
 use manifest::Record;
-use segment_log::{Event, Log, Moves, Outcome, Work};
+use segment_log::{Event, Log, Moves, Outcome, Work, planted};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -52,6 +52,8 @@ pub struct Store {
     changes: BTreeMap<u64, Vec<CatalogueRecord>>,
     changed: Vec<(u64, bool)>,
     pub(crate) damaged: u64,
+    /// The last time that the index could not answer: why.
+    trouble: Option<String>,
 }
 
 /// Work for another thread: blocking, bounded, and of no effect until its end comes back.
@@ -85,14 +87,14 @@ pub struct Load {
 pub enum JobDone {
     /// Of the log.
     Log(Outcome),
-    /// The versions, or why they cannot be had.
+    /// The versions, as far as they can be had.
     Load {
         /// Who asked.
         view: ViewId,
-        /// What for.
-        leaf: Leaf,
         /// What came.
-        result: Result<LeafVersions, String>,
+        versions: LeafVersions,
+        /// Why blocks without a version cannot be had; otherwise they were never written.
+        trouble: Option<String>,
     },
 }
 
@@ -112,9 +114,8 @@ impl Job {
             Self::Log(work) => JobDone::Log(work.run()),
             Self::Load(mut load) => {
                 let loaded = load.index.complete_leaf(&load.chain, &mut load.versions);
-                let (view, leaf) = (load.view, load.versions.leaf());
-                let result = loaded.map(|()| load.versions).map_err(|error| error.to_string());
-                JobDone::Load { view, leaf, result }
+                let trouble = loaded.err().map(|error| error.to_string());
+                JobDone::Load { view: load.view, versions: load.versions, trouble }
             }
         }
     }
@@ -143,6 +144,7 @@ impl Store {
             changes: BTreeMap::new(),
             changed: Vec::new(),
             damaged: 0,
+            trouble: None,
         }
     }
 
@@ -159,6 +161,11 @@ impl Store {
     /// Blocks that could not be read because their bytes are damaged.
     pub fn damaged(&self) -> u64 {
         self.damaged
+    }
+
+    /// Why the index could not answer the last time that it could not.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// Memory of the maps of all open views.
@@ -181,7 +188,10 @@ impl Store {
             .catalogue
             .chain(branch, up_to)
             .into_iter()
-            .map(|(branch, up_to)| Bound { branch, up_to })
+            .map(|(of, up_to)| {
+                let off = planted::is(20) && of != branch;
+                Bound { branch: of, up_to: if off { up_to.next() } else { up_to } }
+            })
             .collect();
         let made = known.created.sequence;
         let fresh = at.is_none() && chain.len() == 1 && self.log.never_wrote(branch, made);
@@ -333,7 +343,7 @@ impl Store {
                     self.moves.push_back(moves);
                 }
             }
-            JobDone::Load { view, leaf, result } => self.loaded(view, leaf, result),
+            JobDone::Load { view, versions, trouble } => self.loaded(view, &versions, trouble),
         }
     }
 
@@ -377,21 +387,26 @@ impl Store {
         self.jobs.push(Job::Load(Load { view: id, chain, index, versions }));
     }
 
-    fn loaded(&mut self, id: ViewId, leaf: Leaf, result: Result<LeafVersions, String>) {
+    /// The index has answered. If it could not in full, those fail who need what stays unknown; who
+    /// comes later asks again, for the disk may be better by then.
+    fn loaded(&mut self, id: ViewId, versions: &LeafVersions, trouble: Option<String>) {
         let Some(view) = self.views.get_mut(&id) else { return };
+        let leaf = versions.leaf();
         let parked = view.loading.remove(&leaf).unwrap_or_default();
-        let ok = result.is_ok();
-        if let Ok(versions) = result {
-            view.map.fill(&versions);
-        } else {
+        let whole = trouble.is_none();
+        if let Some(trouble) = trouble {
+            view.map.fill_known(versions);
             self.damaged += 1;
+            self.trouble = Some(trouble);
+        } else {
+            view.map.fill(versions);
         }
         for parked in parked {
-            match (parked, ok) {
-                (Parked::Read(read), true) => self.start_read(read),
-                (Parked::Read(read), false) => self.fail_read(read, BlockError::Io),
-                (Parked::Extents(question), true) => self.start_extents(question),
-                (Parked::Extents(question), false) => self.fail_extents(question),
+            match parked {
+                Parked::Read(read) if whole || self.knows(read, leaf) => self.start_read(read),
+                Parked::Read(read) => self.fail_read(read, BlockError::Io),
+                Parked::Extents(question) if whole => self.start_extents(question),
+                Parked::Extents(question) => self.start_extents_without(question, leaf),
             }
         }
     }
@@ -454,6 +469,9 @@ impl Store {
                 if let Some(view) = self.live.get(&moved.branch)
                     && let Some(view) = self.views.get_mut(view)
                 {
+                    if planted::is(24) {
+                        view.map.set(moved.lba, moved.to);
+                    }
                     view.map.moved(moved.lba, moved.from, moved.to);
                 }
             }
@@ -466,10 +484,16 @@ impl Store {
         }
     }
 
+    /// Tries reads that waited for memory, in their order, as long as there is some.
     fn retry_starved(&mut self) {
         for _ in 0..self.starved.len() {
             let Some(read) = self.starved.pop_front() else { break };
+            let behind = self.starved.len();
             self.start_read(read);
+            if self.starved.len() > behind {
+                self.starved.rotate_right(1);
+                break;
+            }
         }
     }
 }
@@ -489,6 +513,7 @@ impl Read {
             extent,
             sheet: None,
             pending: 0,
+            rest: Vec::new(),
             error: None,
             again: false,
             tries: 0,

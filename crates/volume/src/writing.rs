@@ -30,8 +30,15 @@ impl Store {
             }
             Command::Extents { offset_bytes, length_bytes, count_max } => {
                 let count_max = count_max.max(1);
-                let question =
-                    Extents { view, ticket, offset_bytes, length_bytes, count_max, loads: 0 };
+                let question = Extents {
+                    view,
+                    ticket,
+                    offset_bytes,
+                    length_bytes,
+                    count_max,
+                    loads: 0,
+                    refused: None,
+                };
                 self.ask_extents(question);
             }
             Command::Write { offset_bytes, data, fua } => {
