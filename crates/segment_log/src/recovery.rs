@@ -92,11 +92,12 @@ pub fn recover(
                 }
             }
             // It may be the log's end, unless what follows the header says that it is old.
-            Err(error) => match scanner.claim(slot, state.last) {
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) if mode != Mode::AcceptLoss => return Err(error),
-                Ok(Some(_)) | Err(_) => {}
-            },
+            Err(error) => {
+                let old = matches!(scanner.claim(slot, state.last), Ok(None));
+                if !old && mode != Mode::AcceptLoss {
+                    return Err(error);
+                }
+            }
         }
     }
     follow(&scanner, state, candidates, &mut found)?;

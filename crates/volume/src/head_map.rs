@@ -307,7 +307,9 @@ mod tests {
                     map.set_zero(Extent::new(lba, blocks).expect("not empty"));
                     let inside: Vec<u64> =
                         model.range(start..start + blocks).map(|(lba, _)| *lba).collect();
-                    inside.into_iter().for_each(|lba| { model.insert(lba, Block::Zero); });
+                    for lba in inside {
+                        model.insert(lba, Block::Zero);
+                    }
                     for edge in [start, start + blocks / 2, start + blocks - 1] {
                         model.insert(edge, Block::Zero);
                     }
@@ -337,7 +339,7 @@ mod tests {
 
     #[test]
     fn what_the_index_could_not_tell_stays_unknown() {
-        let lba = |number| Lba::new(512 + number).expect("small");
+        let lba = |number: u64| Lba::new(512 + number).expect("small");
         let version = |sequence, content| {
             let sequence = units::Sequence::new(sequence).expect("small");
             history_index::Version { branch: units::BranchId(1), sequence, content }
