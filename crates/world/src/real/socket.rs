@@ -8,7 +8,10 @@
 use std::{
     fmt, io, mem,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::UnixListener,
+    },
     sync::Arc,
 };
 
@@ -147,6 +150,12 @@ impl RealListener {
     /// Where clients find it.
     pub fn address(&self) -> &ListenAddress {
         &self.address
+    }
+
+    /// The same socket for a loop that is no ring. Its name goes with this listener, which must
+    /// outlive it.
+    pub fn to_unix_listener(&self) -> io::Result<UnixListener> {
+        Ok(self.fd.try_clone()?.into())
     }
 
     /// As rings take it.
