@@ -6,7 +6,7 @@ use e2e::{program, succeed, workspace};
 
 #[test]
 fn demo_plays_to_its_end() {
-    let told = succeed(Command::new(program()).arg("demo"));
+    let told = succeed(Command::new(program()).args(["demo", "--once"]));
     assert!(told.contains("rewind") && told.contains('@'), "the demo shows no instant:\n{told}");
 }
 
