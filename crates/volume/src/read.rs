@@ -47,8 +47,12 @@ pub struct Read {
     /// Operations under way.
     pub pending: usize,
     pub error: Option<BlockError>,
-    /// Cells that no memory was left to fetch; their turn comes when those under way have ended.
+    /// Cells that no memory was left to fetch, or that could not be read together; their turn comes
+    /// when those under way have ended.
     pub rest: Vec<Wanted>,
+    /// Set when cells could not be read together: each is read by itself, for what lies between them
+    /// may be all that is damaged.
+    pub apart: bool,
     /// Set when a place turned out to be old: the whole read is done again.
     pub again: bool,
     pub tries: u32,
@@ -143,9 +147,12 @@ pub struct Fetch {
     pub wanted: Vec<Wanted>,
 }
 
-/// Groups cells (sorted here by place) that lie close together in one file.
-pub fn group(wanted: &mut [Wanted]) -> Vec<&[Wanted]> {
+/// Groups cells (sorted here by place) that lie close together in one file, or takes each apart.
+pub fn group(wanted: &mut [Wanted], apart: bool) -> Vec<&[Wanted]> {
     wanted.sort_unstable_by_key(|wanted| wanted.place);
+    if apart {
+        return wanted.chunks(1).collect();
+    }
     let close = |a: &Wanted, b: &Wanted| {
         a.place.file() == b.place.file()
             && b.place.offset_bytes() <= a.place.offset_bytes() + CELL as u64 + GAP_BYTES

@@ -333,6 +333,27 @@ fn an_unreadable_run_that_heals_is_whole_again() {
     assert_eq!(tally.refused, 0, "the disk is better now");
 }
 
+/// Cells are read together with what lies between them; that alone must not fail them.
+#[test]
+fn cells_that_cannot_be_read_together_are_read_apart() {
+    let sample = sample(90, true);
+    let mut machine = sample.open(Seed(5), |_| {}).expect("whole");
+    let wanted = &sample.history[sample.last()];
+    let view = machine.view(BRANCH, None);
+    assert_eq!(read_all(&mut machine, view, wanted, "whole").refused, 0); // the map knows all
+    let all = || Command::Read { offset_bytes: 0, length_bytes: (BLOCKS * BLOCK) as u64 };
+    machine.disk().inject(Rule::once(Fault::ReadError).on("pack/"));
+    let Ok(Answer::Data(parts)) = machine.ask(view, CLIENT, all()) else {
+        panic!("one failure of many cells is none of each");
+    };
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+    assert!(bytes.chunks(BLOCK).zip(wanted).all(|(b, w)| b.iter().all(|byte| byte == w)));
+    assert_eq!(machine.store.damaged(), 0);
+    machine.disk().inject(Rule::always(Fault::ReadError).on("pack/"));
+    assert!(matches!(machine.ask(view, CLIENT, all()), Err(BlockError::Io)));
+    assert!(machine.store.damaged() > 0);
+}
+
 #[test]
 fn without_any_whole_manifest_there_is_no_store() {
     let sample = sample(45, true);
