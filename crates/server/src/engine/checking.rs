@@ -1,0 +1,241 @@
+//! `store check|repair|gc`: reading what the store holds against its seals.
+//!
+//! A check goes run by run through every cell that the index names, in the order in which packs hold
+//! them, so a disk reads ahead; it looks at what was durable when it began. What moved meanwhile is
+//! looked for anew. Memory: a window of a file.
+
+use super::{
+    failures::index_failure,
+    naming::api_volume,
+    past::Past,
+    running::{Engine, lock},
+};
+use api::{
+    Failure, codes,
+    verbs::{
+        Damage,
+        store::{StoreCheck, StoreChecked, StoreCollected, StoreGc, StoreRepair, StoreRepaired},
+    },
+};
+use history_index::{Bound, Content, Entry, Source};
+use seal::CellName;
+use segment_log::CellFile;
+use std::{collections::BTreeMap, sync::Arc};
+use units::{BLOCK_BYTES, CELL, FileId, Place, Sequence};
+use world::{Access, File};
+
+/// Bytes that are read at a time.
+const WINDOW_BYTES: usize = 1 << 20;
+/// Files that are kept open.
+const FILES_MAX: usize = 64;
+/// Places of damage that are told; the rest is only known to be there.
+const DAMAGE_MAX: usize = 1000;
+/// Parts of a sample.
+const MILLION: u32 = 1_000_000;
+
+impl Engine {
+    pub(super) fn store_check(&self, request: &StoreCheck) -> Result<StoreChecked, Failure> {
+        let begun = self.held.clock.boot_ns();
+        let past = self.settled()?;
+        let mut check = Check {
+            engine: self,
+            sample_ppm: request.sample_ppm.unwrap_or(MILLION),
+            files: BTreeMap::new(),
+            checked: StoreChecked { cells: 0, bytes: 0, took_ms: 0, damage: Vec::new() },
+        };
+        for copy in lock(&self.held.secrets).stale() {
+            check.damaged(file_damage(copy, "differs from its copy"));
+        }
+        for source in past.snapshot.index.sources() {
+            check.source(&past, source)?;
+        }
+        let mut checked = check.checked;
+        checked.took_ms = self.held.clock.boot_ns().saturating_sub(begun) / 1_000_000;
+        Ok(checked)
+    }
+
+    /// What is derived and was wrong has been written anew when the store was opened; this says what,
+    /// and what is beyond that.
+    pub(super) fn store_repair(&self, request: StoreRepair) -> Result<StoreRepaired, Failure> {
+        if request.new_id {
+            return Err(Failure::new(
+                codes::NO_SUCH_CALL,
+                "this version cannot give a store another identity",
+            )
+            .doing("make a new store and copy the volumes with nbdcopy"));
+        }
+        let checked = self.store_check(&StoreCheck::default())?;
+        let mut rebuilt = self.held.healed.clone();
+        if !request.dry_run && !self.held.read_only {
+            let held = &self.held;
+            let healed = lock(&held.secrets).heal(&*held.disk, &held.master);
+            let healed =
+                healed.map_err(|error| super::failures::secrets_failure(&held.path, error))?;
+            rebuilt
+                .extend(healed.iter().map(|path| format!("{path}: written again from its copy")));
+        }
+        Ok(StoreRepaired {
+            id: self.held.facts.store.to_string(),
+            rebuilt,
+            lost: checked.damage,
+            done: !request.dry_run,
+        })
+    }
+
+    /// Every instant is kept, so only what is beyond its time in the trash can go; its cells stay.
+    pub(super) fn store_gc(&self, request: StoreGc) -> Result<StoreCollected, Failure> {
+        if !request.dry_run {
+            drop(self.planning()?);
+        }
+        Ok(StoreCollected { freed: 0, files: 0, done: !request.dry_run })
+    }
+}
+
+struct Check<'a> {
+    engine: &'a Engine,
+    sample_ppm: u32,
+    files: BTreeMap<FileId, Option<Open>>,
+    checked: StoreChecked,
+}
+
+/// A file with cells, and the window that was read last.
+struct Open {
+    path: String,
+    file: File,
+    /// A segment's slot is not used again while this is held.
+    _held: Option<Arc<CellFile>>,
+    window: Vec<u8>,
+    from: u64,
+}
+
+impl Open {
+    /// The cell at an offset; `None` if the file ends before or does not read.
+    fn cell(&mut self, offset_bytes: u64) -> Option<&[u8]> {
+        let end = offset_bytes + CELL as u64;
+        if offset_bytes < self.from || end > self.from + self.window.len() as u64 {
+            let length = self.file.length_bytes().ok()?.saturating_sub(offset_bytes);
+            let length = usize::try_from(length).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES);
+            self.window.clear();
+            self.window.resize(length, 0);
+            self.from = offset_bytes;
+            if self.file.read_at(offset_bytes, &mut self.window).is_err() {
+                // Something in the window does not read: this cell alone may.
+                self.window.truncate(CELL.min(length));
+                if self.file.read_at(offset_bytes, &mut self.window).is_err() {
+                    self.window.clear();
+                    return None;
+                }
+            }
+        }
+        let at = usize::try_from(offset_bytes - self.from).ok()?;
+        self.window.get(at..at + CELL)
+    }
+}
+
+impl Check<'_> {
+    fn source(&mut self, past: &Past, source: &Source) -> Result<(), Failure> {
+        let all = Sequence::ZERO..=past.now.sequence;
+        match source {
+            Source::Memory(run) => {
+                for entry in run.entries_of(None, &all) {
+                    self.entry(past, &entry)?;
+                }
+            }
+            Source::File(run) => {
+                for entry in run.entries_of(None, &all) {
+                    match entry {
+                        Ok(entry) => self.entry(past, &entry)?,
+                        Err(error) => {
+                            let what = index_failure(&error).message;
+                            self.damaged(file_damage(run.path(), &what));
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, past: &Past, entry: &Entry) -> Result<(), Failure> {
+        if !is_sampled(entry, self.sample_ppm) {
+            return Ok(());
+        }
+        self.checked.cells += 1;
+        self.checked.bytes += CELL as u64;
+        let name = CellName { branch: entry.branch, lba: entry.lba, sequence: entry.sequence };
+        if self.is_whole(entry.place, name)? {
+            return Ok(());
+        }
+        // It may have moved since the check began.
+        let now = self.engine.look()?;
+        let chain = [Bound { branch: entry.branch, up_to: entry.sequence }];
+        let versions = now.snapshot.index.load_leaf(&chain, entry.lba.leaf());
+        let moved = versions.ok().and_then(|versions| versions.get(entry.lba));
+        let place = moved.and_then(|version| match version.content {
+            Content::Place(place) if version.sequence == entry.sequence => Some(place),
+            _ => None,
+        });
+        if let Some(place) = place.filter(|place| *place != entry.place)
+            && self.is_whole(place, name)?
+        {
+            return Ok(());
+        }
+        let branch = past.catalogue().branch(entry.branch);
+        let Some(branch) = branch else { return Ok(()) }; // nobody can ask for it any more
+        let volume = past.catalogue().volume(branch.volume);
+        let file = self.files.get(&entry.place.file()).and_then(Option::as_ref);
+        let file =
+            file.map_or_else(|| format!("file {}", entry.place.file()), |it| it.path.clone());
+        self.damaged(Damage {
+            volume: volume.map(|volume| api_volume(&volume.name)).transpose()?,
+            offset: Some(entry.lba.offset_bytes()),
+            length: Some(BLOCK_BYTES),
+            seq: Some(entry.sequence.number()),
+            what: format!("the cell at byte {} differs from its seal", entry.place.offset_bytes()),
+            file,
+        });
+        Ok(())
+    }
+
+    fn is_whole(&mut self, place: Place, name: CellName) -> Result<bool, Failure> {
+        let keyring = self.engine.held.keyring.clone();
+        let Some(open) = self.open(place.file())? else { return Ok(false) };
+        let Some(cell) = open.cell(place.offset_bytes()) else { return Ok(false) };
+        Ok(CellName::of(cell) == name && keyring.verify(cell))
+    }
+
+    fn open(&mut self, id: FileId) -> Result<Option<&mut Open>, Failure> {
+        if self.files.len() >= FILES_MAX && !self.files.contains_key(&id) {
+            self.files.clear();
+        }
+        if !self.files.contains_key(&id) {
+            let held = self.engine.visit(move |core| core.store.log().cell_file(id))?;
+            let opened = held.and_then(|held| {
+                let path = held.home.path();
+                let file = self.engine.held.disk.open(&path, Access::READ).ok()?;
+                Some(Open { path, file, _held: Some(held), window: Vec::new(), from: 0 })
+            });
+            self.files.insert(id, opened);
+        }
+        Ok(self.files.get_mut(&id).and_then(Option::as_mut))
+    }
+
+    fn damaged(&mut self, damage: Damage) {
+        if self.checked.damage.len() < DAMAGE_MAX {
+            self.checked.damage.push(damage);
+        }
+    }
+}
+
+fn file_damage(file: &str, what: &str) -> Damage {
+    let (file, what) = (file.to_owned(), what.to_owned());
+    Damage { volume: None, offset: None, length: None, seq: None, file, what }
+}
+
+/// Whether a cell belongs to a sample: the same ones at every check of that size.
+fn is_sampled(entry: &Entry, sample_ppm: u32) -> bool {
+    let mixed = (entry.lba.number() ^ entry.sequence.number().rotate_left(32))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 20) % u64::from(MILLION) < u64::from(sample_ppm)
+}
