@@ -237,6 +237,9 @@ impl Connection {
 
     /// The next thing to do with what has come in.
     pub(super) fn next<'a>(&'a mut self, pool: &Pool) -> Step<'a> {
+        if self.broken {
+            return Step::Rest;
+        }
         if self.incoming.is_some() {
             return self.next_incoming(pool);
         }

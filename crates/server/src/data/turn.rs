@@ -13,6 +13,7 @@ use std::{
     io,
     sync::Arc,
     thread,
+    time::Duration,
 };
 use units::ClientId;
 use volume::{Job, Store, ViewId};
@@ -558,7 +559,14 @@ impl Core {
     ) -> io::Result<()> {
         self.listeners.clear();
         if let Some(workers) = self.workers.take() {
-            workers.finish();
+            workers.finish(|| {
+                if let Ok(visit) = inbox.recv_timeout(Duration::from_millis(10)) {
+                    visit(self);
+                }
+                // Nothing that would answer these runs any more: who waits is told by the end.
+                self.waiting.clear();
+                self.tickets = Tickets::default();
+            });
         }
         while let Ok(visit) = inbox.try_recv() {
             visit(self);

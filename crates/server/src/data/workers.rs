@@ -1,15 +1,18 @@
 //! Threads that do the store's jobs and answer the sessions' questions.
 //!
-//! One for what others wait for, one for packing and merging, a few for look-ups and questions. Each
-//! takes from a queue of its own and brings the end back through the hub.
+//! One for what others wait for, one for packing and merging, a few for look-ups, a few for questions
+//! (which may wait for look-ups, so they have threads of their own). Each kind takes from a queue of
+//! its own and brings the end back through the hub.
 
 use super::hub::Hub;
 use crossbeam_channel::{Sender, unbounded};
 use std::{io, thread};
 use volume::{Job, Lane};
 
-/// Threads for look-ups and questions.
+/// Threads for look-ups.
 const READERS: usize = 2;
+/// Threads for questions.
+const ASKERS: usize = 4;
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -18,6 +21,7 @@ pub(super) struct Workers {
     prompt: Sender<Task>,
     background: Sender<Task>,
     readers: Sender<Task>,
+    askers: Sender<Task>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
@@ -36,7 +40,8 @@ impl Workers {
         let prompt = lane("prompt", 1)?;
         let background = lane("pack", 1)?;
         let readers = lane("read", READERS)?;
-        Ok(Self { prompt, background, readers, threads })
+        let askers = lane("ask", ASKERS)?;
+        Ok(Self { prompt, background, readers, askers, threads })
     }
 
     /// Does a job and brings its end back.
@@ -56,15 +61,15 @@ impl Workers {
 
     /// Asks something that may block.
     pub(super) fn ask(&self, question: impl FnOnce() + Send + 'static) {
-        let _ = self.readers.send(Box::new(question));
+        let _ = self.askers.send(Box::new(question));
     }
 
-    /// Waits until all that was begun has ended.
-    pub(super) fn finish(self) {
-        let Self { prompt, background, readers, threads } = self;
-        drop((prompt, background, readers));
-        for thread in threads {
-            let _ = thread.join();
+    /// Waits until all that was begun has ended; `meanwhile` serves what they ask for.
+    pub(super) fn finish(self, mut meanwhile: impl FnMut()) {
+        let Self { prompt, background, readers, askers, threads } = self;
+        drop((prompt, background, readers, askers));
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            meanwhile();
         }
     }
 }
