@@ -13,7 +13,7 @@ pub use history::{
     CloneArgs, CloseArgs, DiffArgs, LogArgs, LogUnit, MarkVerb, OpenArgs, RestoreArgs, RewindArgs,
 };
 pub use pages::{CompletionsArgs, DemoArgs, ManArgs};
-pub use serve::ServeArgs;
+pub use serve::{AckPolicy, AnyoneRight, IoChoice, ServeArgs};
 pub use store::{InitArgs, KeyAddKind, KeyVerb, StoreVerb, TrashVerb};
 pub use vol::{ResizeArgs, SessionVerb, SetArgs, ShowArgs, VolCreateArgs, VolVerb, WhenFullChoice};
 

@@ -10,6 +10,12 @@ pub struct DemoArgs {
     /// Keep the store, in this new directory
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// End after the proof, instead of serving until Ctrl-C
+    #[arg(long)]
+    pub once: bool,
+    /// Use no other programs, even where they are installed
+    #[arg(long)]
+    pub built_in: bool,
 }
 
 /// `completions`

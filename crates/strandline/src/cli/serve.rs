@@ -44,7 +44,7 @@ pub struct ServeArgs {
     #[arg(long)]
     pub passphrase: bool,
     /// End the server that runs for this store
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with_all = ["nbd", "default", "read_only", "passphrase"])]
     pub stop: bool,
 }
 

@@ -92,7 +92,7 @@ fn add(kind: KeyAddKind, file: Option<&Path>, context: &mut Context<'_>) -> Resu
 /// A passphrase from `--passphrase-file`, or typed twice.
 fn new_passphrase(context: &mut Context<'_>) -> Result<Secret, Stop> {
     if let Some(path) = &context.global.passphrase_file {
-        return Ok(read_passphrase(path)?);
+        return Ok(read_secret(path)?);
     }
     if !context.may_ask() {
         let failure = Failure::new(codes::KEY_MISSING, "nobody is there to type a passphrase");
@@ -107,7 +107,8 @@ fn new_passphrase(context: &mut Context<'_>) -> Result<Secret, Stop> {
     Err(Failure::new(codes::USAGE, what).into())
 }
 
-fn read_passphrase(path: &Path) -> Result<Secret, Failure> {
+/// A passphrase or recovery key from a file, without the end of its line.
+pub fn read_secret(path: &Path) -> Result<Secret, Failure> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let file =
         File::from(file.map_err(|error| super::restore::cannot("open", path, &error.into()))?);

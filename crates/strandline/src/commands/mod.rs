@@ -21,6 +21,8 @@ mod trash;
 mod vol;
 mod ways;
 
+pub use key::read_secret;
+
 use crate::{
     cli::Noun,
     context::Context,

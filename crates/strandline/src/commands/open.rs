@@ -22,10 +22,10 @@ pub(super) fn run_open(args: &OpenArgs, context: &mut Context<'_>) -> Result<u8,
     let (options, zone) = (context.engine_options(), context.zone.clone());
     let out = &mut *context.out;
     let mut said = Ok(());
-    backend::serve_opened(&options, args.nbd.as_deref(), asked, &mut |opened| {
+    let exit = backend::serve_opened(&options, args.nbd.as_deref(), asked, &mut |opened| {
         said = say_serving(out, &zone, opened);
     })?;
-    said.map(|()| 0)
+    said.map(|()| exit)
 }
 
 fn say_serving(out: &mut Output, zone: &Zone, opened: &Opened) -> Result<(), Stop> {

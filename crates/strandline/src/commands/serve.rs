@@ -1,20 +1,73 @@
 //! `serve`
 
-use crate::{backend, cli::ServeArgs, context::Context, out::Stop};
-use api::{Failure, codes, verbs::store::Stop as StopServer};
+use crate::{
+    backend,
+    cli::ServeArgs,
+    context::Context,
+    out::{Output, Stop},
+};
+use api::{
+    Caller, ControlExt as _, Failure, VolumeName,
+    amounts::size_text,
+    codes,
+    verbs::{store::Stop as StopServer, vol},
+};
+use serde_json::json;
+use server::serving::Serving;
+
+/// Volumes that are named when a server starts.
+const SHOWN_MAX: usize = 32;
 
 pub(super) fn run(args: &ServeArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
     if args.stop {
         return stop(context);
     }
-    for address in &args.nbd {
-        listenable(address)?;
-    }
     if let Some(name) = &args.default {
         context.volume(name)?;
     }
-    backend::serve(&context.engine_options(), args)?;
-    Ok(0)
+    let (options, who) = (context.engine_options(), context.who);
+    let out = &mut *context.out;
+    let mut said = Ok(());
+    let exit = backend::serve(&options, args, &mut |serving| said = say(out, &who, serving))?;
+    match said {
+        // Who started us may have stopped reading; that is no reason not to serve.
+        Ok(()) | Err(Stop::PipeClosed) => Ok(exit),
+        Err(stop) => Err(stop),
+    }
+}
+
+/// A line for each volume: where its clients find it.
+fn say(out: &mut Output, who: &Caller, serving: &Serving) -> Result<(), Stop> {
+    let engine = serving.engine();
+    let volumes = engine.ask(who, vol::VolLs {})?.volumes;
+    let shown = |name: &VolumeName| {
+        let reference = name.as_str().parse()?;
+        engine.ask(who, vol::VolShow { reference, exact: false })
+    };
+    if out.json {
+        let uris: Result<Vec<_>, Failure> = volumes
+            .iter()
+            .map(|volume| {
+                let uri = shown(&volume.name)?.uri;
+                Ok(json!({ "name": volume.name, "size": volume.size, "uri": uri }))
+            })
+            .collect();
+        out.json_line(&json!({ "schema": "serve/1", "volumes": uris? }))?;
+        return out.flush();
+    }
+    for volume in volumes.iter().take(SHOWN_MAX) {
+        let uri = shown(&volume.name)?.uri.unwrap_or_default();
+        let (size, keep) = (size_text(volume.size), &volume.keep);
+        out.line(&format!("{}  {size}  keep \"{keep}\"   {uri}", volume.name))?;
+    }
+    match volumes.len() {
+        0 => out.aside("no volumes yet: strandline vol create NAME --size 10G")?,
+        count if count > SHOWN_MAX => {
+            out.aside(&format!("and {} more: strandline vol ls", count - SHOWN_MAX))?;
+        }
+        _ => {}
+    }
+    out.flush()
 }
 
 fn stop(context: &mut Context<'_>) -> Result<u8, Stop> {
@@ -33,42 +86,4 @@ fn stop(context: &mut Context<'_>) -> Result<u8, Stop> {
             clients => format!("stopping; {clients} clients are connected"),
         })
     })
-}
-
-/// `unix:PATH`, `HOST`, `HOST:PORT`, `[V6]` or `[V6]:PORT`.
-fn listenable(address: &str) -> Result<(), Failure> {
-    let good = if let Some(path) = address.strip_prefix("unix:") {
-        path.starts_with('/') || path.starts_with("./") || path.starts_with("../")
-    } else {
-        let (host, port) = match address.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port),
-            _ => (address, "10809"),
-        };
-        !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
-    };
-    if good {
-        return Ok(());
-    }
-    Err(Failure::new(codes::ADDRESS, format!("`{address}` is no address to listen at"))
-        .doing("write unix:/run/strandline/nbd.sock, 127.0.0.1:10809 or [::1]:10809"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_checked_before_anything_is_opened() {
-        for good in ["unix:/run/x.sock", "unix:./x", "127.0.0.1", "host:10809", "[::1]:1", "[::1]"]
-        {
-            assert_eq!(listenable(good), Ok(()), "{good}");
-        }
-        for bad in ["", "unix:", "unix:x", "host:99999", ":1", "/run/x.sock"] {
-            assert_eq!(
-                listenable(bad).map_err(|failure| failure.code),
-                Err(codes::ADDRESS),
-                "{bad}"
-            );
-        }
-    }
 }

@@ -139,34 +139,44 @@ impl Output {
     /// Asks the person at the terminal for a line.
     pub fn question(&mut self, text: &str) -> Result<String, Stop> {
         self.flush()?;
-        let mut stderr = anstream::stderr();
-        write!(stderr, "{}", text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))?;
-        stderr.flush()?;
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line)?;
-        Ok(line)
+        Ok(ask(text)?)
     }
 
     /// Asks the person at the terminal for a secret; it is not shown.
     pub fn secret(&mut self, text: &str) -> Result<api::verbs::secret::Secret, Stop> {
-        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-        let stdin = io::stdin();
-        let before = tcgetattr(&stdin).map_err(io::Error::from)?;
-        let mut silent = before.clone();
-        silent.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&stdin, OptionalActions::Flush, &silent).map_err(io::Error::from)?;
-        let answer = self.question(text);
-        tcsetattr(&stdin, OptionalActions::Flush, &before).map_err(io::Error::from)?;
-        writeln!(anstream::stderr())?;
-        let mut line = answer?;
-        line.truncate(line.trim_end_matches(['\n', '\r']).len());
-        Ok(api::verbs::secret::Secret::new(line))
+        self.flush()?;
+        Ok(secret(text)?)
     }
 
     /// Hands on what was printed.
     pub fn flush(&mut self) -> Result<(), Stop> {
         Ok(self.writer.flush()?)
     }
+}
+
+/// Asks the person at the terminal for a secret, where nothing was printed that still waits.
+pub fn secret(text: &str) -> io::Result<api::verbs::secret::Secret> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let stdin = io::stdin();
+    let before = tcgetattr(&stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    let answer = ask(text);
+    tcsetattr(&stdin, OptionalActions::Flush, &before)?;
+    writeln!(anstream::stderr())?;
+    let mut line = answer?;
+    line.truncate(line.trim_end_matches(['\n', '\r']).len());
+    Ok(api::verbs::secret::Secret::new(line))
+}
+
+fn ask(text: &str) -> io::Result<String> {
+    let mut stderr = anstream::stderr();
+    write!(stderr, "{}", text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))?;
+    stderr.flush()?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    Ok(line)
 }
 
 /// Prints a failure to stderr, as text or as JSON.
