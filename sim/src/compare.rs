@@ -14,6 +14,7 @@ use volume::ChangedKind;
 impl Clients {
     /// Compares every present with the model, and one instant of the past of each.
     pub fn compare_all(&mut self, run: &mut Run, machine: &mut Machine) {
+        Self::compare_clock(run, machine);
         for device in self.devices.clone() {
             let sequence = machine.store.log().last().number();
             self.compare(run, machine, device, sequence);
@@ -195,7 +196,7 @@ impl Clients {
     }
 
     /// T3: history's clock never goes back within an era, whatever the wall does.
-    fn compare_clock(&self, run: &Run, machine: &mut Machine) {
+    fn compare_clock(run: &Run, machine: &mut Machine) {
         let index = machine.store.snapshot().index;
         let mut before = None;
         for sequence in run.model.history.keys() {
@@ -209,7 +210,7 @@ impl Clients {
 
     /// T3: the instant of a time shows all that was answered by then and nothing sent after it.
     pub(crate) fn compare_time(&mut self, run: &mut Run, machine: &mut Machine) {
-        self.compare_clock(run, machine);
+        Self::compare_clock(run, machine);
         if run.clock_struck || run.model.history.is_empty() {
             return;
         }

@@ -92,24 +92,19 @@ fn planted(arguments: &[String]) -> ExitCode {
         }
     }
     let mut missed = 0;
-    for &(bug, words) in
-        sim::planted::BUGS.iter().filter(|(bug, _)| only.is_none_or(|it| it == *bug))
+    for &(bug, words, favourite) in
+        sim::planted::BUGS.iter().filter(|(bug, ..)| only.is_none_or(|it| it == *bug))
     {
-        match sim::planted::hunt(bug, STEPS, seconds * SECOND_NS) {
-            Some(found) => {
-                let tenths = found.ns / (SECOND_NS / 10);
-                println!(
-                    "{bug:>2} {words}: seed {}, {}.{} s",
-                    found.seed,
-                    tenths / 10,
-                    tenths % 10
-                );
-            }
-            None => {
-                missed += 1;
-                println!("{bug:>2} {words}: NOT FOUND");
-            }
-        }
+        let found = sim::planted::hunt(bug, favourite, STEPS, seconds * SECOND_NS);
+        let Some(found) = found else {
+            missed += 1;
+            println!("{bug:>2} {words}: NOT FOUND");
+            continue;
+        };
+        let tenths = found.ns / (SECOND_NS / 10);
+        let (seed, seconds, tenth) = (found.seed, tenths / 10, tenths % 10);
+        let check = found.words.lines().next().unwrap_or_default();
+        println!("{bug:>2} {words}: seed {seed}, {seconds}.{tenth} s ({check})");
     }
     if missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

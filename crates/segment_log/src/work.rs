@@ -63,7 +63,7 @@ pub struct Outcome(pub(crate) Ended);
 
 pub(crate) enum Ended {
     Segment(io::Result<PreparedSegment>),
-    Bulk(io::Result<PreparedBulk>),
+    Bulk(io::Result<Box<PreparedBulk>>),
     Recorded { error: Option<String> },
     Sealed { segment: FileId, run: Result<Arc<Run>, WorkError> },
     Packed { segment: FileId, result: Result<PackedSegment, WorkError> },
@@ -141,7 +141,7 @@ impl Work {
                 Ended::Segment(prepare_segment(env, slot, recycled, bytes, reserve_bytes))
             }
             Task::PrepareBulk { id, bytes, reserve_bytes } => {
-                Ended::Bulk(prepare_bulk(env, id, bytes, reserve_bytes))
+                Ended::Bulk(prepare_bulk(env, id, bytes, reserve_bytes).map(Box::new))
             }
             Task::Record { manifest, records } => {
                 let mut manifest = manifest.lock().unwrap_or_else(PoisonError::into_inner);
