@@ -193,7 +193,7 @@ impl Serving {
                 core.listen(listener.into_listener());
             }
         };
-        self.engine.hub().visit(listen).map_err(|error| ended(&error))?;
+        self.engine.hub().visit(listen).map_err(ended)?;
         notify(NotifyState::Ready);
         let (held, io) = (self.engine.held(), self.engine.io());
         let store = held.facts.store;
@@ -427,11 +427,12 @@ fn not_listening(error: &ListenError) -> Failure {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn no_thread(error: io::Error) -> Failure {
     Failure::bug(format!("the server cannot start: {error}"))
 }
 
-fn ended(error: &crate::data::ChangeError) -> Failure {
+fn ended(error: crate::data::ChangeError) -> Failure {
     Failure::bug(format!("the server ended while it started: {error}"))
 }
 

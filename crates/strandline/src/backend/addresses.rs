@@ -32,10 +32,10 @@ fn parse(text: &str, insecure_lan: bool) -> Result<Vec<Address>, Failure> {
             .doing("write unix:/run/strandline/nbd.sock, 127.0.0.1:10809 or [::1]:10809")
     };
     if let Some(path) = text.strip_prefix("unix:") {
-        return match path.starts_with('/') || path.starts_with("./") || path.starts_with("../") {
-            true => Ok(vec![Address::Unix(PathBuf::from(path))]),
-            false => Err(wrong(": a socket's path begins with /, ./ or ../")),
-        };
+        if path.starts_with('/') || path.starts_with("./") || path.starts_with("../") {
+            return Ok(vec![Address::Unix(PathBuf::from(path))]);
+        }
+        return Err(wrong(": a socket's path begins with /, ./ or ../"));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => {

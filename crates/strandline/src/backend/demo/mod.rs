@@ -157,14 +157,12 @@ impl Play<'_> {
         let uri = uri_in(&printed);
         let server = Server { process, uri: uri.clone().unwrap_or_default(), _stdout: stdout };
         self.server = Some(server);
-        match (read, uri) {
-            (Ok(_), Some(_)) => self.say(&format!("  {}", printed.trim_end())),
-            _ => {
-                let log = self.place.read(LOG).unwrap_or_default();
-                let text = format!("the server did not start: {}", String::from_utf8_lossy(&log));
-                return Err(Failure::new(codes::NO_SERVER, text.trim_end()).into());
-            }
+        if read.is_err() || uri.is_none() {
+            let log = self.place.read(LOG).unwrap_or_default();
+            let text = format!("the server did not start: {}", String::from_utf8_lossy(&log));
+            return Err(Failure::new(codes::NO_SERVER, text.trim_end()).into());
         }
+        self.say(&format!("  {}", printed.trim_end()));
         self.go_on()
     }
 

@@ -21,13 +21,11 @@ pub(super) struct Place {
 impl Place {
     /// A new directory: the one that is named, else a temporary one.
     pub(super) fn make(keep: Option<&Path>) -> Result<Self, Failure> {
-        let directory = match keep {
-            Some(directory) => directory.to_owned(),
-            None => {
-                let name = u32::from_be_bytes(RealChance.bytes());
-                env::temp_dir().join(format!("strandline-demo-{name:08x}"))
-            }
+        let temporary = || {
+            let name = u32::from_be_bytes(RealChance.bytes());
+            env::temp_dir().join(format!("strandline-demo-{name:08x}"))
         };
+        let directory = keep.map_or_else(temporary, Path::to_owned);
         let cannot = |error: io::Error| cannot("make", &directory, &error);
         std::fs::DirBuilder::new().mode(0o700).create(&directory).map_err(cannot)?;
         let directory = std::fs::canonicalize(&directory).map_err(cannot)?;
