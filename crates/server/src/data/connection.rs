@@ -16,10 +16,8 @@ pub(super) const INPUT_BYTES: usize = 256 << 10;
 const BORROWED_MAX: usize = 96 << 10;
 /// Requests of one connection that may be unanswered.
 const REQUESTS_MAX: usize = 256;
-/// Bytes of them.
-const REQUEST_BYTES_MAX: usize = 64 << 20;
-/// Unsent bytes at which a connection reads no further.
-const OUTPUT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of unanswered requests and unsent answers at which a connection reads no further.
+const HELD_BYTES_MAX: usize = 8 << 20;
 
 /// What a name led to.
 #[derive(Clone, Debug)]
@@ -129,6 +127,8 @@ pub(super) struct Connection {
     incoming: Option<Incoming>,
     held: Option<(nbd::Command, ReplyTo)>,
     waiting_for_pages: bool,
+    /// The session waits for an answer of ours to its handshake.
+    asking: bool,
     out: Vec<u8>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
@@ -171,6 +171,7 @@ impl Connection {
             incoming: None,
             held: None,
             waiting_for_pages: false,
+            asking: false,
             out,
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -185,7 +186,8 @@ impl Connection {
     /// Where the next bytes are to be received, if any are wanted: page, from, at most.
     pub(super) fn wants(&mut self) -> Option<(Page, usize, usize)> {
         let asked = self.open.as_ref().is_some_and(|open| open.attach == Attach::Asked);
-        if self.receiving || self.ending || self.broken || asked || self.is_full() {
+        let waits = asked || self.asking;
+        if self.receiving || self.ending || self.broken || waits || self.is_full() {
             return None;
         }
         if let Some(incoming) = &mut self.incoming {
@@ -221,6 +223,9 @@ impl Connection {
             // Before a stop of ours it is the peer who has gone; after one its answers still go out.
             self.broken |= !self.ending;
             self.ending = true;
+        }
+        if self.broken {
+            self.break_off();
         }
         match &mut self.incoming {
             Some(incoming) if self.input.is_some() => {
@@ -269,10 +274,12 @@ impl Connection {
                     let serve = open.purpose == nbd::Purpose::Serve;
                     let name = open.name.to_owned();
                     self.start += consumed;
+                    self.asking = true;
                     return Step::Need(Need::Name { name, serve });
                 }
                 Event::List => {
                     self.start += consumed;
+                    self.asking = true;
                     return Step::Need(Need::List);
                 }
                 Event::Disconnect => {
@@ -381,13 +388,21 @@ impl Connection {
     fn next_incoming<'a>(&'a mut self, pool: &Pool) -> Step<'a> {
         let page_bytes = world::memory::HUGE_BYTES;
         let Some(incoming) = &mut self.incoming else { return Step::Rest };
-        while !self.receiving && incoming.pages.len() * page_bytes < incoming.length_bytes {
-            let left = incoming.length_bytes - incoming.pages.len() * page_bytes;
-            let Some(page) = pool.take(left.min(page_bytes)) else {
-                self.waiting_for_pages = true;
-                return Step::Rest;
-            };
-            incoming.pages.push(page);
+        if self.receiving {
+            return Step::Rest; // a page is with the ring
+        }
+        if incoming.pages.is_empty() {
+            // All pages at once or none: two that hold half of what they need wait for ever.
+            let mut left = incoming.length_bytes;
+            while left > 0 {
+                let Some(page) = pool.take(left.min(page_bytes)) else {
+                    incoming.pages.clear();
+                    self.waiting_for_pages = true;
+                    return Step::Rest;
+                };
+                left -= page.len();
+                incoming.pages.push(page);
+            }
         }
         self.waiting_for_pages = false;
         if let Some(input) = &self.input {
@@ -417,15 +432,18 @@ impl Connection {
 
     /// Answers the question what a name means.
     pub(super) fn opened(&mut self, info: &ExportInfo<'_>) {
+        self.asking = false;
         self.session.opened(info, &mut self.out);
     }
 
     pub(super) fn refused(&mut self, refusal: Refusal, message: &str) {
+        self.asking = false;
         self.session.refused(refusal, message, &mut self.out);
     }
 
     pub(super) fn listed(&mut self, names: &[(String, String)]) {
         let names = names.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        self.asking = false;
         self.session.listed(names, &mut self.out);
     }
 
@@ -436,6 +454,9 @@ impl Connection {
         result: Result<block_device::Answer, BlockError>,
     ) {
         use block_device::Answer;
+        if self.broken {
+            return; // nobody hears it
+        }
         match result {
             Err(error) => reply.error(errno(error), &error.to_string(), &mut self.out),
             Ok(Answer::Data(parts)) => {
@@ -486,6 +507,18 @@ impl Connection {
         }
     }
 
+    /// Gives the connection up: nothing more is taken or sent, and what it held is free.
+    pub(super) fn break_off(&mut self) {
+        self.broken = true;
+        self.ending = true;
+        self.held = None;
+        self.waiting_for_pages = false;
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.out.clear();
+        self.socket.0.shut_down();
+    }
+
     /// Whether nothing is on its way any more.
     pub(super) fn is_over(&self) -> bool {
         let done = self.unanswered == 0 && !self.sending && !self.receiving;
@@ -494,8 +527,7 @@ impl Connection {
 
     fn is_full(&self) -> bool {
         self.unanswered >= REQUESTS_MAX
-            || self.unanswered_bytes >= REQUEST_BYTES_MAX
-            || self.queued_bytes >= OUTPUT_BYTES_MAX
+            || self.unanswered_bytes + self.queued_bytes >= HELD_BYTES_MAX
     }
 
     fn flush_out(&mut self) {

@@ -208,9 +208,7 @@ impl Core {
             self.sessions().iter().filter(|info| meant(info)).map(|info| info.id).collect();
         for id in &ids {
             if let Some(connection) = self.connections.get_mut(id) {
-                connection.ending = true;
-                connection.broken = true;
-                connection.socket.0.shut_down();
+                connection.break_off();
                 self.stirred.push(*id);
             }
         }
@@ -249,6 +247,8 @@ impl Core {
             for done in done.drain(..) {
                 self.done(done);
             }
+            let starved = self.connections.iter().filter(|(_, it)| it.waits_for_pages());
+            self.stirred.extend(starved.map(|(id, _)| *id));
             self.serve_stirred();
             self.store.advance();
             self.store.take_completions(&mut completions);
@@ -301,9 +301,7 @@ impl Core {
                     Ok(Finished::Bytes(bytes)) => connection.sent(bytes),
                     Ok(Finished::Socket(_)) | Err(_) => {
                         connection.sending = false;
-                        connection.ending = true;
-                        connection.broken = true;
-                        connection.socket.0.shut_down();
+                        connection.break_off();
                     }
                 }
                 self.stirred.push(id);
@@ -522,11 +520,7 @@ impl Core {
         for (id, connection) in &mut self.connections {
             let late = now.saturating_sub(connection.since_boot_ns) > HANDSHAKE_NS;
             if late && !connection.ending && connection.is_shaking_hands() {
-                connection.ending = true;
-                connection.broken = true;
-                connection.socket.0.shut_down();
-                self.stirred.push(*id);
-            } else if connection.waits_for_pages() {
+                connection.break_off();
                 self.stirred.push(*id);
             }
         }

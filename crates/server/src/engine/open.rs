@@ -27,7 +27,7 @@ use world::{
 /// Name of the file that is locked; it holds the pid of who has it.
 const LOCK: &str = "lock";
 /// Memory for I/O pages.
-const IO_BYTES: usize = 64 << 20;
+const IO_BYTES: usize = 192 << 20;
 /// The recycled segments: share of the file system, files at least, bytes at most.
 const POOL_SHARE: u64 = 32;
 const POOL_FILES_MIN: u64 = 4;
