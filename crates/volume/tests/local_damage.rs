@@ -147,7 +147,7 @@ impl Sample {
     }
 
     /// After whatever damage, what is written anew can be read.
-    fn goes_on(&self, machine: &mut Machine, words: &str) {
+    fn goes_on(machine: &mut Machine, words: &str) {
         let view = machine.view(BRANCH, None);
         write(machine, view, 100, 3, 200);
         write(machine, view, 400, 80, 201);
@@ -224,7 +224,7 @@ fn sweep(sample: &Sample, directory: &str) -> (BTreeMap<String, Tally>, Vec<Stri
                     let left = matches!(damage, Damage::Flip(_) | Damage::Unreadable);
                     assert!(!left || last >= sample.flushed as u64, "{words}: D1: ends at {last}");
                     let tally = sample.read(&mut machine, &words);
-                    sample.goes_on(&mut machine, &words);
+                    Sample::goes_on(&mut machine, &words);
                     println!("{words}: {tally:?}, {:?}", machine.store.log().damage());
                     tallies.insert(words, tally);
                 }
@@ -250,7 +250,7 @@ fn an_unharmed_store_refuses_nothing() {
         let tally = sample.read(&mut machine, "whole");
         assert_eq!(tally, Tally { right: 6 * BLOCKS, refused: 0 });
         assert!(machine.store.log().damage().is_empty());
-        sample.goes_on(&mut machine, "whole");
+        Sample::goes_on(&mut machine, "whole");
     }
 }
 
