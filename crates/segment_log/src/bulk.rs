@@ -77,15 +77,16 @@ impl BulkWriter {
         self.current.as_ref().is_some_and(|current| current.next_bytes + bytes <= current.end_bytes)
     }
 
-    /// Goes on in a new file.
-    pub fn use_file(&mut self, next: PreparedBulk) {
-        self.current = Some(Current {
+    /// Goes on in a new file; gives the one that was being filled.
+    pub fn use_file(&mut self, next: PreparedBulk) -> Option<FileId> {
+        let next = Current {
             id: next.id,
             file: next.file,
             key: next.key,
             next_bytes: next.start_bytes,
             end_bytes: next.end_bytes,
-        });
+        };
+        self.current.replace(next).map(|full| full.id)
     }
 
     /// The file that is being filled.

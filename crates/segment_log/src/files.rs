@@ -118,6 +118,13 @@ impl FileTable {
         Some(file.open(disk).map(|handle| (file, handle)))
     }
 
+    /// Closes a file until it is read again.
+    pub fn close(&self, id: FileId) {
+        if let Some(file) = self.files.get(&id) {
+            file.close();
+        }
+    }
+
     /// Takes out a file that holds nothing; its slot is not used again in this run.
     pub fn remove(&mut self, id: FileId) {
         self.files.remove(&id);

@@ -819,7 +819,9 @@ impl Log {
         if let Some(next) = self.background.prepared_bulk() {
             let (first, file) = (self.last.next(), Some(next.file.clone()));
             self.files.insert(CellFile::new(next.id, Home::Bulk(next.id), first, file));
-            self.bulk.use_file(next);
+            if let Some(full) = self.bulk.use_file(next) {
+                self.files.close(full);
+            }
             self.prepare_bulk();
             return Room::Yes;
         }

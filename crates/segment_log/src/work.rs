@@ -376,7 +376,8 @@ impl Pack {
             file.sync_data()?;
         }
         env.disk.sync_dir("pack")?;
-        Ok(CellFile::new(self.into, home, self.contents.first(), Some(file)))
+        // Closed until it is read: thousands of packs must not hold a descriptor each.
+        Ok(CellFile::new(self.into, home, self.contents.first(), None))
     }
 
     fn header(&self, env: &Environment, cells: u64, header: &mut [u8]) {

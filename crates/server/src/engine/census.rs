@@ -5,11 +5,9 @@
 //! counted are cells, so bytes before packs are compressed.
 
 use super::{
-    failures::index_failure,
     past::Past,
     running::{Engine, lock},
 };
-use api::Failure;
 use history_index::{Run, Source};
 use std::{
     collections::BTreeMap,
@@ -27,7 +25,7 @@ pub(super) struct Census {
 
 impl Census {
     /// Cells of each branch.
-    fn count(&self, past: &Past) -> history_index::Result<Cells> {
+    fn count(&self, past: &Past) -> Cells {
         let mut all = Cells::new();
         let mut add = |cells: &Cells| {
             for (branch, count) in cells {
@@ -46,12 +44,18 @@ impl Census {
                 }
                 Source::File(run) => {
                     runs.push(run.meta().run);
-                    add(&*self.of_run(run)?);
+                    match self.of_run(run) {
+                        Ok(cells) => add(&cells),
+                        // A figure that is too low is better than no list of volumes.
+                        Err(error) => {
+                            tracing::warn!(%error, "cells of a damaged run are not counted");
+                        }
+                    }
                 }
             }
         }
         lock(&self.counted).retain(|run, _| runs.contains(run));
-        Ok(all)
+        all
     }
 
     fn of_run(&self, run: &Arc<Run>) -> history_index::Result<Arc<Cells>> {
@@ -71,23 +75,23 @@ impl Census {
 
 impl Engine {
     /// Bytes that a volume's history takes.
-    pub(super) fn history_bytes(&self, past: &Past, volume: VolumeId) -> Result<u64, Failure> {
-        let cells = self.census.count(past).map_err(|error| index_failure(&error))?;
+    pub(super) fn history_bytes(&self, past: &Past, volume: VolumeId) -> u64 {
+        let cells = self.census.count(past);
         let branches = past.catalogue().branches(volume);
         let count: u64 = branches.filter_map(|branch| cells.get(&branch.id)).sum();
-        Ok(count * CELL_BYTES)
+        count * CELL_BYTES
     }
 
     /// Bytes that history of volumes in the trash takes.
-    pub(super) fn trash_bytes(&self, past: &Past) -> Result<u64, Failure> {
-        let cells = self.census.count(past).map_err(|error| index_failure(&error))?;
+    pub(super) fn trash_bytes(&self, past: &Past) -> u64 {
+        let cells = self.census.count(past);
         let catalogue = past.catalogue();
         let trashed = |branch: &BranchId| {
             let volume = catalogue.branch(*branch).and_then(|it| catalogue.volume(it.volume));
             volume.is_some_and(|volume| volume.presence != catalogue::Presence::Live)
         };
         let count: u64 = cells.iter().filter(|(branch, _)| trashed(branch)).map(|it| it.1).sum();
-        Ok(count * CELL_BYTES)
+        count * CELL_BYTES
     }
 }
 

@@ -126,7 +126,7 @@ impl Engine {
             bulk: files("bulk")?,
             index: files("run")? + files("manifest")?,
             pool,
-            trash: self.trash_bytes(past)?,
+            trash: self.trash_bytes(past),
             reserve: self.held.config.reserve_bytes,
             free: room.free_bytes,
             total: room.total_bytes,
