@@ -148,10 +148,15 @@ pub struct Store {
 impl Store {
     /// A fresh store in small segments, with [`VOLUME`] of `size_bytes`.
     pub fn with_volume(size_bytes: u64) -> Self {
+        Self::in_segments(size_bytes, "8M")
+    }
+
+    /// The same in segments of that length.
+    pub fn in_segments(size_bytes: u64, segment: &str) -> Self {
         let store = Self { directory: TempDir::with_prefix("strandline-e2e-").expect("temp dir") };
         let mut init = Command::new(program());
         init.args(["store", "init"]).arg(store.path()).env(KEY_FILE, store.key());
-        succeed(init.args(["--segment-size", "8M"]));
+        succeed(init.args(["--segment-size", segment]));
         store.run(["vol", "create", VOLUME, "--size", &size_bytes.to_string()]);
         store
     }
