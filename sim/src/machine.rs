@@ -41,15 +41,19 @@ pub struct Machine {
 impl Machine {
     /// Starts the store that lies at the place.
     pub fn start(place: &Place, config: Config) -> Result<Self, StartError> {
-        let pool = Pool::new(64 << 20);
-        let store = place.open_store(config, segment_log::Mode::Write, &pool)?;
+        Self::start_in(place, config, &Pool::new(64 << 20))
+    }
+
+    /// The same with I/O memory that is there already.
+    pub fn start_in(place: &Place, config: Config, pool: &Pool) -> Result<Self, StartError> {
+        let store = place.open_store(config, segment_log::Mode::Write, pool)?;
         let mut rng = place.dice();
         let seed = sim_world::Seed(rng.next_u64());
         let ring = SimRing::new(seed, &place.disk, &SimNet::new(seed), &place.clock);
         Ok(Self {
             place: place.clone(),
             store,
-            pool,
+            pool: pool.clone(),
             ring,
             rng,
             prompt: VecDeque::new(),
@@ -185,6 +189,12 @@ impl Machine {
     /// Makes all durable that was begun; `None` if the machine crashes.
     pub fn flush_all(&mut self) -> Option<bool> {
         let id = self.store.flush_all();
+        self.wait_changed(id)
+    }
+
+    /// Ends the log cleanly; `None` if the machine crashes.
+    pub fn finish(&mut self) -> Option<bool> {
+        let id = self.store.finish();
         self.wait_changed(id)
     }
 

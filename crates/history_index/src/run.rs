@@ -6,8 +6,8 @@
 //! decide is still answered and older ones never stand in for it.
 
 use crate::{
-    Bound, ClientRun, ClockPoint, Entry, Error, FlushPoint, LeafSet, LeafVersions, Result, Span,
-    Version, ZeroRange,
+    Bound, ClientRun, ClockPoint, Contents, Entry, Error, FlushPoint, LeafSet, LeafVersions,
+    Result, Span, Version, ZeroRange,
     coding::Coded,
     cursor::{Cursor, Items},
     filter::Filter,
@@ -218,6 +218,21 @@ impl Run {
             found.extend(flushes.filter(|flush| interval.contains(&flush.sequence)));
         }
         Ok(found)
+    }
+
+    /// All it holds. Reads as it goes and keeps nothing in the cache, like [`Run::entries_of`].
+    pub fn contents(&self) -> Result<Contents> {
+        let all = self.meta.first..=self.meta.last;
+        let clock: Result<Vec<ClockPoint>> = Items::new(self).collect();
+        Ok(Contents {
+            first: self.meta.first,
+            last: self.meta.last,
+            entries: self.entries_of(None, &all).collect::<Result<_>>()?,
+            ranges: self.ranges_of(&all)?,
+            clock: clock?,
+            clients: Items::new(self).collect::<Result<_>>()?,
+            flushes: Items::new(self).collect::<Result<_>>()?,
+        })
     }
 
     /// The last batch of the era whose clock is at or before `wall`.

@@ -303,6 +303,9 @@ impl Log {
         if !self.background.packing {
             self.start_next_segment();
         }
+        if self.is_finishing() {
+            self.look_for_end();
+        }
     }
 
     /// Drops images beyond what may be kept; those segments are read back from disk.
@@ -323,15 +326,17 @@ impl Log {
         self.spare.truncate(2);
     }
 
-    /// Packs (or seals) the oldest full segment that is durable.
+    /// Packs (or seals) the oldest full segment that is durable. At the end they are only sealed.
     fn start_next_segment(&mut self) {
         let durable = self.durable();
-        let pack = self.config.pack;
+        let packs = self.config.pack && !self.is_finishing();
         let flying: Vec<FileId> = self.flights.iter().map(|flight| flight.segment).collect();
         if self.env.clock.boot_ns() < self.background.paused_until_ns {
             return;
         }
-        let Some(full) = self.full.front_mut() else { return };
+        let next = self.full.iter_mut().find(|full| packs || full.sealed.is_none());
+        let Some(full) = next else { return };
+        let pack = packs && !full.stays;
         // A last batch without requests may still be on its way when all requests are durable: the
         // slot must not be used again under it.
         if full.busy || full.run.last() > durable || flying.contains(&full.cells.id) {
@@ -394,7 +399,7 @@ impl Log {
                     }
                     self.record_packed(segment, packed);
                 }
-                Err(error) => self.background_failed(segment, &error),
+                Err(error) => self.packing_failed(segment, &error),
             },
             Ended::Merged { inputs, run } => match run {
                 Ok(run) => self.record_merged(run, inputs),
@@ -413,7 +418,22 @@ impl Log {
         None
     }
 
-    /// The segment stays as it is and is tried again when the next one is full.
+    /// For want of room packing is tried again. A segment that cannot be read or copied for another
+    /// reason must not hold up those behind it: it is only indexed, and stays where it is.
+    fn packing_failed(&mut self, segment: FileId, error: &WorkError) {
+        self.background_failed(segment, error);
+        if matches!(error, WorkError::Disk(error) if error.kind() == io::ErrorKind::StorageFull) {
+            return;
+        }
+        if let Some(full) = self.full.iter_mut().find(|full| full.cells.id == segment) {
+            full.stays = true;
+            if full.sealed.is_some() {
+                self.leave(segment);
+            }
+        }
+    }
+
+    /// The segment stays as it is and is tried again later.
     fn background_failed(&mut self, segment: FileId, error: &WorkError) {
         self.background.packing = false;
         self.background.trouble = Some(error.to_string());

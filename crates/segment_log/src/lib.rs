@@ -9,6 +9,7 @@ mod batch;
 mod bulk;
 mod clock;
 mod files;
+mod finish;
 mod flushing;
 mod keyring;
 mod log;

@@ -16,6 +16,7 @@ use crate::{
     bulk::{BulkWrite, BulkWriter},
     clock::HistoryClock,
     files::{CellFile, FileTable, Home},
+    finish::Finish,
     flushing::Flushing,
     keyring::Keyring,
     planted,
@@ -211,6 +212,7 @@ pub struct Log {
     pub(crate) relog: bool,
     /// How often in a row that was done.
     pub(crate) relogs: u32,
+    pub(crate) finish: Finish,
     next_file: u64,
 }
 
@@ -228,6 +230,8 @@ pub struct FullSegment {
     /// Its run on disk, once it is sealed.
     pub sealed: Option<units::RunId>,
     pub busy: bool,
+    /// It could not be packed: it is only indexed, and stays where it is.
+    pub stays: bool,
 }
 
 /// Whether this run's epoch is in the manifest.
@@ -306,6 +310,7 @@ impl Log {
             written_by_branch: BTreeMap::new(),
             relog: false,
             relogs: 0,
+            finish: Finish::No,
             next_file,
         }
     }
@@ -340,7 +345,7 @@ impl Log {
         if self.poison.is_some() {
             return Room::Poisoned;
         }
-        if self.relog || self.full.len() > self.config.backlog_segments {
+        if self.relog || self.is_finishing() || self.full.len() > self.config.backlog_segments {
             return Room::Wait;
         }
         match self.epoch {
@@ -569,6 +574,7 @@ impl Log {
         for ticket in self.flushing.fail() {
             self.events.push_back(Event::Failed { ticket, full: false });
         }
+        self.finished(false);
     }
 
     pub(crate) fn push_op(&mut self, io: Io, op: Op) {
@@ -802,6 +808,7 @@ impl Log {
             bulk: segment.bulk,
             sealed: None,
             busy: false,
+            stays: false,
         });
         self.flushing.want(self.last);
     }

@@ -4,6 +4,7 @@ use crate::{
     background::{Background, sealing_facts},
     clock::HistoryClock,
     files::{CellFile, Home},
+    finish::read_back,
     log::{Config, Environment, FullSegment, Log, Poison},
     planted,
     recovery::{MissingFlushed, Recovered, numbered, recover},
@@ -13,6 +14,7 @@ use crate::{
 };
 use history_index::{MemoryRun, PageCache, Run, Source};
 use manifest::{Manifest, Record};
+use seal::Tag;
 use std::{collections::BTreeSet, io, sync::Arc};
 use thiserror::Error;
 use units::{FileId, RunId, Sequence, Timestamp};
@@ -22,6 +24,9 @@ use world::Access;
 const CACHE_BYTES: usize = 16 << 20;
 /// Length of the manifest from which it is written anew at a start.
 const MANIFEST_BYTES: u64 = 256 << 10;
+
+/// Where the log's files are.
+const DIRECTORIES: [&str; 4] = ["log", "bulk", "pack", "run"];
 
 /// Eras that a lost run is thought to have begun at most: each needs a leap of the wall clock.
 const ERAS_LOST_MAX: u32 = 1 << 12;
@@ -75,10 +80,14 @@ pub fn open(
         env.keyring.learn_epoch(epoch);
     }
     if mode != Mode::Read {
-        for directory in ["log", "bulk", "pack", "run"] {
+        for directory in DIRECTORIES {
             env.disk.make_dir(directory)?;
         }
         env.disk.sync_dir("")?;
+        // A killed process may have left names that are not durable; what is listed will be relied on.
+        for directory in DIRECTORIES {
+            env.disk.sync_dir(directory)?;
+        }
         config.sector = sector(env)?;
     }
     let recovered = recover(&*env.disk, &env.master, env.store, &state, &env.keyring, mode)?;
@@ -92,6 +101,9 @@ pub fn open(
     if mode != Mode::Read {
         // Before the tail is indexed: a run that a crash left behind would be in the way.
         opening.sweep(&state, &[("run", ".run"), ("pack", ".pack")])?;
+    }
+    if config.pack && mode != Mode::Read {
+        opening.resume_packing(&state);
     }
     for scanned in &recovered.tail {
         opening.take_tail(scanned, &mut state, &mut manifest, mode)?;
@@ -142,6 +154,47 @@ impl Opening<'_> {
         }
     }
 
+    /// Takes up again what was indexed but not packed when the store was last closed, oldest first. What
+    /// cannot be read stays where it is; so does what `--no-pack` left and has been merged since.
+    fn resume_packing(&mut self, state: &LogState) {
+        let mut segments: Vec<_> = state.segments.iter().collect();
+        segments.sort_by_key(|(_, stays)| stays.interval.first);
+        for (&segment, &stays) in segments {
+            if self.full.len() >= self.config.backlog_segments {
+                return;
+            }
+            let Interval { first, last } = stays.interval;
+            let own = self.sources.iter().find_map(|source| match source {
+                Source::File(run) if (run.meta().first, run.meta().last) == (first, last) => {
+                    Some(run)
+                }
+                _ => None,
+            });
+            let Some(Ok(contents)) = own.map(|run| read_back(run)) else { continue };
+            let home = Home::Slot(stays.slot);
+            let file = match self.env.disk.open(&home.path(), Access::WRITE_DIRECT) {
+                Ok(file) => file,
+                Err(error) => {
+                    self.damage.push(format!("segment file {}: {error}", home.path()));
+                    continue;
+                }
+            };
+            self.full.push(FullSegment {
+                cells: CellFile::new(segment, home, first, Some(file.clone())),
+                file,
+                slot: stays.slot,
+                image: None,
+                end_bytes: stays.end_bytes,
+                last_tag: Tag::default(), // only what is not indexed needs it
+                run: contents,
+                bulk: Vec::new(), // the manifest names them since it was indexed
+                sealed: own.map(|run| run.meta().run),
+                busy: false,
+                stays: false,
+            });
+        }
+    }
+
     /// Indexes a segment of the log's end: durably when writing, else in memory.
     fn take_tail(
         &mut self,
@@ -175,6 +228,7 @@ impl Opening<'_> {
             bulk: scanned.bulk.iter().map(|file| (*file, last)).collect(),
             sealed: None,
             busy: false,
+            stays: false,
         };
         if mode == Mode::Read {
             for fact in &bulk {
@@ -183,7 +237,7 @@ impl Opening<'_> {
             self.sources.push(Source::Memory(run));
         } else {
             if !planted::is(25) {
-                self.make_durable(&full)?;
+                self.make_durable(&full, scanned)?;
             }
             let id = RunId(state.next_run.max(1));
             let written = seal(self.env, &run, id, &self.cache)?;
@@ -201,14 +255,27 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// What recovery accepts must not be lost by the next crash. A bulk file that is gone was flushed
-    /// before (else recovery had not accepted what lies in it): its cells are lost, no others.
-    fn make_durable(&mut self, full: &FullSegment) -> Result<(), OpenError> {
-        full.file.sync_data()?;
+    /// What recovery accepts must not be lost by the next crash. A sync alone does not bring that about:
+    /// after one that failed the kernel takes pages for clean that are nowhere but in memory. So what
+    /// was not flushed is written again, with the bytes it has, which a cut cannot tear into others. A
+    /// bulk file that is gone was flushed before (else recovery had not accepted what lies in it): its
+    /// cells are lost, no others.
+    fn make_durable(&mut self, full: &FullSegment, scanned: &Scanned) -> Result<(), OpenError> {
+        // Through the page cache: it knows no alignment, which may be another one than at the writing.
+        let segment = self.env.disk.open(&Home::Slot(full.slot).path(), Access::WRITE)?;
+        write_again(&*segment, scanned.unflushed_bytes, scanned.end_bytes)?;
+        segment.sync_data()?;
         for (bulk, _) in &full.bulk {
             let path = Home::Bulk(*bulk).path();
             match self.env.disk.open(&path, Access::WRITE) {
-                Ok(file) => file.sync_data()?,
+                Ok(file) => {
+                    for &(of, offset_bytes, bytes) in &scanned.unflushed_bulk {
+                        if of == *bulk {
+                            write_again(&*file, offset_bytes, offset_bytes + bytes)?;
+                        }
+                    }
+                    file.sync_data()?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.damage.push(format!("bulk file {path} is gone"));
                 }
@@ -300,6 +367,19 @@ impl Log {
             self.poison = Some(Poison { what: "writing", cause });
         }
     }
+}
+
+/// Writes what the file holds there.
+fn write_again(file: &dyn world::DiskFile, from_bytes: u64, to_bytes: u64) -> io::Result<()> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let mut piece = Vec::new();
+    for start in (from_bytes..to_bytes).step_by(1 << 20) {
+        let length = (to_bytes - start).min(PIECE_BYTES);
+        piece.resize(usize::try_from(length).unwrap_or(1 << 20), 0);
+        file.read_at(start, &mut piece)?;
+        file.write_at(start, &piece)?;
+    }
+    Ok(())
 }
 
 /// An error with what lies behind it.

@@ -2,18 +2,21 @@
 //!
 //! Nothing of them was answered, and nothing behind them. The segment they were in ends before the
 //! first that failed; what lies behind it there, whole or not, is not reached by the chain any more,
-//! and places in it are found to be gone by who still holds them. Three failures in a row without a
-//! success poison the log.
+//! and places in it are found to be gone by who still holds them. A batch whose bulk payload could not
+//! be written counts as one that failed: the payload gets a new place in a new bulk file, which its
+//! record then names. Three failures in a row without a success poison the log.
 
 use crate::{
-    batch::{BatchHeader, array_at},
+    batch::{BATCH_HEADER, BatchHeader, HEADER, RECORD, Record, array_at},
+    bulk::MovedExtents,
     log::{Flight, FullSegment, Log, Outcome},
     writer::Waiting,
 };
 use history_index::{Contents, Index, MemoryRun, Source};
 use seal::Tag;
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{io, sync::Arc};
 use units::{FileId, Sequence};
+use world::Image;
 
 /// Failures in a row that are taken for the end.
 const RELOGS_MAX: u32 = 3;
@@ -26,8 +29,18 @@ struct Carried {
     bulk: Vec<u64>,
 }
 
+/// Where history goes on elsewhere: before this batch of that segment.
+struct Break {
+    segment: FileId,
+    batch_bytes: u64,
+    /// Of the first request that is logged again.
+    sequence: Sequence,
+    /// What it follows.
+    previous: Tag,
+}
+
 impl Log {
-    /// Logs again what failed, once everything that is in flight has ended and a segment is ready.
+    /// Logs again what failed, once everything that is in flight has ended and there is where to.
     pub(crate) fn log_again(&mut self) {
         let ended = self.flights.iter().all(|flight| flight.outcome != Outcome::Pending);
         if !self.relog || !ended || self.poison().is_some() {
@@ -37,20 +50,31 @@ impl Log {
             let cause = io::Error::other("batches fail wherever they are written");
             return self.take_no_more("writing the log", &cause);
         }
+        let bulk_blocks = self.bulk.failed_blocks();
+        if bulk_blocks > 0 && !self.background.has_bulk() {
+            self.prepare_bulk();
+            return self.background.prepare_segment(&self.config);
+        }
         let Some(next) = self.background.prepared_segment() else {
-            self.background.prepare_segment(&self.config);
-            return;
-        };
-        let Some(first) = self.flights.iter().position(|it| it.outcome == Outcome::Failed) else {
-            self.relog = false;
-            return;
+            return self.background.prepare_segment(&self.config);
         };
         self.cut_only();
+        let failed = |flight: &Flight| {
+            flight.outcome == Outcome::Failed
+                || flight.cut.bulk.iter().any(|write| self.bulk.has_failed(*write))
+        };
+        let first = self.flights.iter().position(failed).expect("something failed");
         let flights: Vec<Flight> = self.flights.drain(first..).collect();
-        let (sequence, previous) = self.place_of(&flights[0]);
-        let carried: Vec<Carried> = flights.into_iter().map(|flight| self.carry(flight)).collect();
-        self.close_before(sequence, previous);
-        self.begin_segment(next, sequence, previous);
+        let at = self.break_before(&flights[0]);
+        let Some(moved) = self.move_payload(bulk_blocks, at.sequence) else {
+            self.flights.extend(flights); // whom poison tells
+            let cause = io::Error::other("more payload failed than a bulk file holds");
+            return self.take_no_more("writing a bulk file", &cause);
+        };
+        let carried: Vec<Carried> =
+            flights.into_iter().map(|flight| self.carry(flight, &moved)).collect();
+        self.end_history_at(&at);
+        self.begin_segment(next, at.sequence, at.previous);
         self.relog = false;
         self.relogs += 1;
         for Carried { header, bytes, waiting, bulk } in carried {
@@ -71,70 +95,78 @@ impl Log {
         }
     }
 
-    /// The batch of a flight as it stands in its segment's image.
-    fn batch_of(&self, flight: &Flight) -> &[u8] {
+    /// Puts payload that could not be written at new places; `None` if one file does not hold it all.
+    fn move_payload(&mut self, blocks: u64, first: Sequence) -> Option<MovedExtents> {
+        if blocks == 0 {
+            return Some(MovedExtents::default());
+        }
+        self.next_bulk_file(first);
+        if !self.bulk.has_room(blocks) {
+            return None;
+        }
+        let moved = self.bulk.move_failed();
+        for write in moved.writes() {
+            self.start_bulk(write);
+        }
+        Some(moved)
+    }
+
+    /// The image that a flight's batch was cut from.
+    fn image_of(&self, flight: &Flight) -> &Image {
         let open = self.segment.as_ref().filter(|segment| segment.id() == flight.segment);
         let full = self.full.iter().find(|full| full.cells.id == flight.segment);
-        let image = open
-            .map(|segment| &segment.image)
+        open.map(|segment| &segment.image)
             .or_else(|| full.and_then(|full| full.image.as_ref()))
-            .expect("an image is kept until all of it has landed");
+            .expect("an image is kept until all of it has landed")
+    }
+
+    fn break_before(&self, flight: &Flight) -> Break {
+        let (segment, batch_bytes) = (flight.segment, flight.cut.batch_bytes);
+        let image = self.image_of(flight);
+        let header = header_at(image, batch_bytes);
+        let begun = image.get(0..HEADER);
+        // A segment of which no request stays is left out: history goes on from what it followed.
+        let none_stays = Sequence::new(u64::from_le_bytes(array_at(begun, 72))) == Some(header.first);
+        let (batch_bytes, previous) = match none_stays {
+            true => (HEADER as u64, array_at(begun, 80)),
+            false => (batch_bytes, header.previous),
+        };
+        Break { segment, batch_bytes, sequence: header.first, previous }
+    }
+
+    fn carry(&self, flight: Flight, moved: &MovedExtents) -> Carried {
+        let image = self.image_of(&flight);
+        let header = header_at(image, flight.cut.batch_bytes);
         let start = usize::try_from(flight.cut.batch_bytes).expect("inside a segment");
-        let front = image.get(start..start + crate::batch::BATCH_HEADER);
-        let header = BatchHeader::read(front).expect("we wrote it");
-        image.get(start..start + header.length_bytes)
-    }
-
-    /// The first sequence of a flight and the tag it follows.
-    fn place_of(&self, flight: &Flight) -> (Sequence, Tag) {
-        let batch = self.batch_of(flight);
-        let header = BatchHeader::read(batch).expect("we wrote it");
-        if flight.cut.batch_bytes == crate::batch::HEADER as u64 {
-            // The first of its segment follows the segment's header, and that the batch before it.
-            let open = self.segment.as_ref().filter(|segment| segment.id() == flight.segment);
-            let full = self.full.iter().find(|full| full.cells.id == flight.segment);
-            let image = open
-                .map(|segment| &segment.image)
-                .or_else(|| full.and_then(|full| full.image.as_ref()))
-                .expect("an image is kept until all of it has landed");
-            return (header.first, array_at(image.get(0..crate::batch::HEADER), 80));
+        let mut bytes = image.get(start..start + header.length_bytes).to_vec();
+        let records = &mut bytes[BatchHeader::cell_at(header.cells as usize)..];
+        for bytes in records.chunks_exact_mut(RECORD).take(header.records as usize) {
+            let record = Record::read(bytes).expect("we wrote it");
+            if let Some(record) = moved.follow(&record) {
+                record.write(bytes);
+            }
         }
-        (header.first, header.previous)
-    }
-
-    fn carry(&self, flight: Flight) -> Carried {
-        let bytes = self.batch_of(&flight).to_vec();
-        let header = BatchHeader::read(&bytes).expect("we wrote it");
         Carried { header, bytes, waiting: flight.cut.waiting, bulk: flight.cut.bulk }
     }
 
-    /// Ends every segment before `sequence`: what they hold from there on lies elsewhere.
-    fn close_before(&mut self, sequence: Sequence, last_tag: Tag) {
-        if self.segment.is_some() {
-            self.close_segment();
+    /// Ends history at the break: what segments hold from there on lies elsewhere.
+    fn end_history_at(&mut self, at: &Break) {
+        self.close_segment();
+        let here = self.full.iter().position(|full| full.cells.id == at.segment);
+        let here = here.expect("its image was just looked into");
+        let mut gone = self.full.split_off(here + 1);
+        if at.batch_bytes == HEADER as u64 {
+            gone.extend(self.full.pop_back());
+        } else if let Some(full) = self.full.back_mut() {
+            end_before(full, at);
         }
-        let mut kept = VecDeque::new();
-        for mut full in std::mem::take(&mut self.full) {
-            if full.run.last() < sequence {
-                kept.push_back(full);
-                continue;
-            }
-            let contents = cut_contents(full.run.contents(), sequence);
-            if contents.is_empty() {
-                self.files.remove(full.cells.id);
-                self.flushing.forget(full.cells.id);
-                continue;
-            }
-            full.end_bytes = end_of(&full, sequence);
-            full.last_tag = last_tag;
-            full.bulk = bulk_of(&contents, full.cells.id);
-            full.run = Arc::new(MemoryRun::new(contents));
-            kept.push_back(full);
+        for full in gone {
+            self.files.remove(full.cells.id);
+            self.flushing.forget(full.cells.id);
         }
-        self.full = kept;
         let mut index = Index::new();
         for source in self.index().sources() {
-            if source.last() < sequence {
+            if source.last() < at.sequence {
                 index.push(source.clone());
             }
         }
@@ -144,6 +176,22 @@ impl Log {
             index.push(Source::Memory(full.run.clone()));
         }
         self.background.index = index;
+    }
+}
+
+fn header_at(image: &Image, batch_bytes: u64) -> BatchHeader {
+    let start = usize::try_from(batch_bytes).expect("inside a segment");
+    BatchHeader::read(image.get(start..start + BATCH_HEADER)).expect("we wrote it")
+}
+
+/// A segment that keeps the batches before the break.
+fn end_before(full: &mut FullSegment, at: &Break) {
+    full.end_bytes = at.batch_bytes;
+    full.last_tag = at.previous;
+    if full.run.last() >= at.sequence {
+        let contents = cut_contents(full.run.contents(), at.sequence);
+        full.bulk = bulk_of(&contents, full.cells.id);
+        full.run = Arc::new(MemoryRun::new(contents));
     }
 }
 
@@ -157,21 +205,6 @@ fn cut_contents(contents: &Contents, sequence: Sequence) -> Contents {
     cut.flushes.retain(|flush| flush.sequence < sequence);
     cut.last = sequence.previous();
     cut
-}
-
-/// Where the batch that begins with `sequence` lies in the segment's image.
-fn end_of(full: &FullSegment, sequence: Sequence) -> u64 {
-    let mut at = crate::batch::HEADER;
-    let image = full.image.as_ref().expect("an image is kept until all of it has landed");
-    while at < image.length_bytes() {
-        let front = image.get(at..at + crate::batch::BATCH_HEADER);
-        let header = BatchHeader::read(front).expect("we wrote it");
-        if header.requests > 0 && header.first >= sequence {
-            break;
-        }
-        at += header.length_bytes;
-    }
-    at as u64
 }
 
 /// Bulk files that contents name, with the last sequence in each.

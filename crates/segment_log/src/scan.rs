@@ -54,6 +54,10 @@ pub struct Scanned {
     pub contents: Contents,
     /// Bulk files they name.
     pub bulk: Vec<FileId>,
+    /// What no batch calls durable begins here.
+    pub unflushed_bytes: u64,
+    /// And these extents of bulk files: file, offset, length.
+    pub unflushed_bulk: Vec<(FileId, u64, u64)>,
     /// The highest sequence that any whole batch of this segment calls durable.
     pub durable: Sequence,
     /// Whether something that looks like ours follows the end.
@@ -111,6 +115,8 @@ impl Scanner<'_> {
             last_tag: opened.tag,
             contents: Contents::starting_at(opened.header.first),
             bulk: Vec::new(),
+            unflushed_bytes: HEADER as u64,
+            unflushed_bulk: Vec::new(),
             durable: known,
             torn: false,
         };
@@ -203,9 +209,13 @@ impl Scanner<'_> {
                 Record::Flush { branch, sequence } => {
                     part.flushes.push(FlushPoint { branch, sequence });
                 }
-                Record::Bulk { file, .. } => {
+                Record::Bulk { file, extent, offset_bytes, .. } => {
                     if !flushed && !self.bulk_is_whole(&record)? {
                         return Ok(false);
+                    }
+                    if !flushed {
+                        let bytes = extent.blocks() * CELL as u64;
+                        scanned.unflushed_bulk.push((file, offset_bytes, bytes));
                     }
                     push_bulk(&record, &mut part.entries);
                     if !scanned.bulk.contains(&file) {
@@ -225,6 +235,9 @@ impl Scanner<'_> {
             all.last = sequence;
         }
         scanned.end_bytes = batch.offset_bytes + header.length_bytes as u64;
+        if flushed && scanned.unflushed_bytes == batch.offset_bytes {
+            scanned.unflushed_bytes = scanned.end_bytes;
+        }
         scanned.last_tag = batch.tag;
         Ok(true)
     }

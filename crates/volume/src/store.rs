@@ -267,6 +267,14 @@ impl Store {
         id
     }
 
+    /// Ends the log cleanly once nothing is written any more; [`Store::take_changed`] tells by the same id.
+    /// A store that ends without is recovered as after a crash.
+    pub fn finish(&mut self) -> u64 {
+        let id = self.new_id() | OWN_TICKETS;
+        self.log.finish(id);
+        id
+    }
+
     /// Makes changes of the catalogue durable and then takes them in; [`Store::take_changed`] tells.
     /// They must have been planned on the present catalogue.
     pub fn change(&mut self, records: Vec<CatalogueRecord>) -> u64 {

@@ -30,6 +30,8 @@ struct Sample {
     forked: usize,
     /// What a flush was answered for, so that later batches say so.
     flushed: usize,
+    /// Whether the log was ended cleanly.
+    clean: bool,
 }
 
 /// What came of reading every block at some instants.
@@ -54,8 +56,18 @@ fn write(machine: &mut Machine, view: ViewId, first: usize, count: usize, fill: 
     assert!(matches!(done, Ok(Answer::Written(_))), "{done:?}");
 }
 
-/// Writes, trims and bulk over several segments, a flush now and then, a clone amid them.
+/// A store whose process was killed.
 fn sample(requests: usize, pack: bool) -> Sample {
+    filled(requests, pack, false)
+}
+
+/// A store that was ended cleanly.
+fn finished_sample(requests: usize, pack: bool) -> Sample {
+    filled(requests, pack, true)
+}
+
+/// Writes, trims and bulk over several segments, a flush now and then, a clone amid them.
+fn filled(requests: usize, pack: bool, clean: bool) -> Sample {
     let seed = Seed(11);
     let place = Place::new(seed);
     place.make_store().expect("an empty disk");
@@ -91,8 +103,11 @@ fn sample(requests: usize, pack: bool) -> Sample {
     }
     machine.flush_all().expect("no crash");
     machine.settle();
+    if clean {
+        assert_eq!(machine.finish(), Some(true));
+    }
     drop(machine);
-    Sample { disk: place.disk.copy(), clone, history, forked, flushed }
+    Sample { disk: place.disk.copy(), clone, history, forked, flushed, clean }
 }
 
 /// Reads every block of a view by itself.
@@ -222,6 +237,8 @@ fn sweep(sample: &Sample, directory: &str) -> (BTreeMap<String, Tally>, Vec<Stri
                 Ok(mut machine) => {
                     let last = machine.store.log().last().number();
                     let left = matches!(damage, Damage::Flip(_) | Damage::Unreadable);
+                    let all = last >= sample.last() as u64;
+                    assert!(all || !sample.clean, "{words}: D1: ends at {last}");
                     assert!(!left || last >= sample.flushed as u64, "{words}: D1: ends at {last}");
                     let tally = sample.read(&mut machine, &words);
                     Sample::goes_on(&mut machine, &words);
@@ -295,6 +312,30 @@ fn a_damaged_segment_is_local_or_refused() {
             missed,
             "without its header the last segment's flushed data would be lost: {closed:?}"
         );
+    }
+}
+
+/// A store that was ended cleanly has all of it indexed: no file of the log's takes flushed data along in
+/// silence, none keeps the store from opening, and what was not packed yet is packed later.
+#[test]
+fn after_a_clean_end_a_damaged_segment_is_local() {
+    for pack in [true, false] {
+        let sample = finished_sample(90, pack);
+        let mut machine = sample.open(Seed(5), |_| {}).expect("whole");
+        assert_eq!(sample.read(&mut machine, "whole").refused, 0);
+        let packs = |machine: &Machine| {
+            machine.disk().files().iter().filter(|path| path.starts_with("pack/")).count()
+        };
+        machine.settle();
+        assert!(packs(&machine) > sample.files("pack").len(), "what waited is packed");
+        assert_eq!(machine.store.log().backlog(), 0);
+        let (tallies, closed) = sweep(&sample, "log");
+        // A file that nobody can read may hold anything, the log's end too: that loss must be accepted.
+        assert!(closed.iter().all(|why| why.contains("unreadable")), "{closed:?}");
+        assert!(refused(&tallies) > 100, "{}", refused(&tallies));
+        for (words, tally) in &tallies {
+            assert_eq!(tally.right + tally.refused, 6 * BLOCKS, "{words}");
+        }
     }
 }
 

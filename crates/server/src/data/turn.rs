@@ -53,6 +53,8 @@ pub struct Core {
     pool: Pool,
     ops: Vec<(Token, Op)>,
     stopping: Option<Stopping>,
+    /// The store was asked something after this turn's look at it.
+    asked: bool,
     /// Connections that something happened to since they were last looked at.
     stirred: Vec<u64>,
 }
@@ -68,8 +70,16 @@ pub enum StopReason {
 
 struct Stopping {
     deadline_ns: u64,
-    flush: Option<u64>,
-    flushed: bool,
+    stage: StopStage,
+}
+
+/// How far a stop has come; in each stage the store tells by the id.
+#[derive(Clone, Copy)]
+enum StopStage {
+    Answering,
+    Flushing(u64),
+    Finishing(u64),
+    Over,
 }
 
 /// Requests under way by ticket.
@@ -169,6 +179,7 @@ impl Core {
             pool,
             ops: Vec::new(),
             stopping: None,
+            asked: false,
             stirred: Vec::new(),
         }
     }
@@ -219,7 +230,7 @@ impl Core {
     pub fn stop(&mut self) {
         if self.stopping.is_none() {
             let deadline_ns = self.clock.boot_ns() + STOP_NS;
-            self.stopping = Some(Stopping { deadline_ns, flush: None, flushed: false });
+            self.stopping = Some(Stopping { deadline_ns, stage: StopStage::Answering });
             self.stirred.extend(self.connections.keys());
         }
     }
@@ -273,7 +284,9 @@ impl Core {
                 self.end(ring, inbox, &mut done)?;
                 return Ok(reason);
             }
-            let busy = self.store.has_more() || !self.stirred.is_empty() || !inbox.is_empty();
+            let asked = std::mem::take(&mut self.asked);
+            let busy =
+                asked || self.store.has_more() || !self.stirred.is_empty() || !inbox.is_empty();
             let wait = if busy { Wait::No } else { Wait::Ns(TICK_NS) };
             ring.turn(wait, &mut done)?;
             self.look_at_deadlines();
@@ -508,10 +521,15 @@ impl Core {
         if let Some(sender) = self.waiting.remove(&id) {
             let _ = sender.send(ok); // who asked may have gone
         }
-        if let Some(stopping) = &mut self.stopping
-            && stopping.flush == Some(id)
-        {
-            stopping.flushed = true;
+        if let Some(stopping) = &mut self.stopping {
+            stopping.stage = match stopping.stage {
+                StopStage::Flushing(flush) if flush == id => {
+                    self.asked = true;
+                    StopStage::Finishing(self.store.finish())
+                }
+                StopStage::Finishing(finish) if finish == id => StopStage::Over,
+                stage => stage,
+            };
         }
     }
 
@@ -531,17 +549,20 @@ impl Core {
         let now = self.clock.boot_ns();
         let answered = self.connections.is_empty() && self.store.is_idle();
         let stopping = self.stopping.as_mut()?;
-        if now >= stopping.deadline_ns {
-            return Some(StopReason::GaveUp);
+        match stopping.stage {
+            StopStage::Over => return Some(StopReason::Asked),
+            // All is durable: what is not indexed in time the next start finds.
+            StopStage::Finishing(_) if now >= stopping.deadline_ns => {
+                return Some(StopReason::Asked);
+            }
+            _ if now >= stopping.deadline_ns => return Some(StopReason::GaveUp),
+            StopStage::Answering if answered => {
+                stopping.stage = StopStage::Flushing(self.store.flush_all());
+                self.asked = true;
+            }
+            _ => {}
         }
-        if !answered {
-            return None;
-        }
-        if stopping.flush.is_none() {
-            stopping.flush = Some(self.store.flush_all());
-            return None;
-        }
-        stopping.flushed.then_some(StopReason::Asked)
+        None
     }
 
     /// Lets the workers end and takes what they still bring.
