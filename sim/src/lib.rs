@@ -7,6 +7,7 @@
 mod cells;
 mod clients;
 mod compare;
+pub mod crash;
 mod machine;
 mod menu;
 mod model;

@@ -3,6 +3,10 @@
 //! `sim [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--steps STEPS]`: each seed is printed before
 //! it runs. The first that fails ends it with the command that repeats it.
 //!
+//! `sim --crash [--seed FIRST] [--seeds COUNT] [--images COUNT] [--minutes MINUTES]`: power cuts at every
+//! operation of the scripts of these seeds, until so many distinct images were checked. All violations
+//! are counted; any fails.
+//!
 //! `sim --planted [--bug NUMBER] [--seconds SECONDS]`, in builds with the feature `planted`: plants each
 //! bug of the list in turn and says how long it takes to find; one that is not found fails.
 
@@ -20,23 +24,28 @@ fn main() -> ExitCode {
     {
         return planted(rest);
     }
-    let Some(wanted) = Wanted::parse(&arguments) else {
+    let crash = arguments.first().is_some_and(|first| first == "--crash");
+    let Some(wanted) = Wanted::parse(&arguments[usize::from(crash)..]) else {
         eprintln!("usage: sim [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--steps STEPS]");
+        eprintln!(
+            "       sim --crash [--seed FIRST] [--seeds COUNT] [--minutes MINUTES] [--images COUNT]"
+        );
         return ExitCode::from(2);
     };
-    wanted.run()
+    if crash { wanted.crash() } else { wanted.run() }
 }
 
 struct Wanted {
     first: u64,
     count: u64,
     steps: u64,
+    images: u64,
     ends_ns: Option<u64>,
 }
 
 impl Wanted {
     fn parse(arguments: &[String]) -> Option<Self> {
-        let mut wanted = Self { first: 1, count: 0, steps: STEPS, ends_ns: None };
+        let mut wanted = Self { first: 1, count: 0, steps: STEPS, images: 0, ends_ns: None };
         for pair in arguments.chunks(2) {
             let [name, number] = pair else { return None };
             let number = number.parse().ok()?;
@@ -44,12 +53,14 @@ impl Wanted {
                 "--seed" => wanted.first = number,
                 "--seeds" => wanted.count = number,
                 "--steps" => wanted.steps = number,
+                "--images" => wanted.images = number,
                 "--minutes" => wanted.ends_ns = Some(RealClock.boot_ns() + number * MINUTE_NS),
                 _ => return None,
             }
         }
         if wanted.count == 0 {
-            wanted.count = if wanted.ends_ns.is_some() { u64::MAX } else { 1 };
+            let goes_on = wanted.ends_ns.is_some() || wanted.images > 0;
+            wanted.count = if goes_on { u64::MAX } else { 1 };
         }
         Some(wanted)
     }
@@ -68,6 +79,25 @@ impl Wanted {
             }
         }
         ExitCode::SUCCESS
+    }
+
+    fn crash(&self) -> ExitCode {
+        let (mut counts, mut violations) = (sim::crash::Counts::default(), 0_u64);
+        for seed in self.first..self.first.saturating_add(self.count) {
+            match panic::catch_unwind(|| sim::crash::sweep(seed)) {
+                Ok(done) => counts += done,
+                Err(_) => {
+                    violations += 1;
+                    println!("FAILED; again: cargo xtask sim --crash --seed {seed}");
+                }
+            }
+            let enough = self.images > 0 && counts.images >= self.images;
+            if enough || self.ends_ns.is_some_and(|end| RealClock.boot_ns() > end) {
+                break;
+            }
+        }
+        println!("{counts}; {violations} violations");
+        if violations > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 

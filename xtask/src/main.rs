@@ -30,6 +30,7 @@ cargo xtask VERB
   lint                  format and clippy, warnings are errors
   ci                    what CI runs: .ci/run
   sim [--seed N] [--seeds N] [--minutes N] [--steps N]   the simulator
+  sim --crash [--seed N] [--images N]   power cuts at every operation; counts distinct crash images
   planted [ARGS]        every planted bug until the simulator finds it
   bench nbd [--dir D]   speed beside qemu-nbd and nbdkit; writes docs/measurements.md
   soak [--only NAME]    the long forms: hours

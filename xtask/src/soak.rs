@@ -73,6 +73,12 @@ const LONG: &[Long] = &[
     ("sim", |_| {
         Ok(cargo(&["run", "--release", "--package", "strandline-sim", "--", "--minutes", "120"]))
     }),
+    ("crash", |_| {
+        let words = ["run", "--release", "--package", "strandline-sim", "--", "--crash"];
+        let mut check = cargo(&words);
+        check.args(["--images", "2000000"]);
+        Ok(check)
+    }),
     ("planted", |_| Ok(cargo(&["xtask", "planted"]))),
 ];
 

@@ -30,6 +30,9 @@ const BULK_FILE_BYTES: u64 = 256 << 20;
 /// Nanoseconds until room is looked for again after there was none.
 const RETRY_NS: u64 = 1_000_000_000;
 
+/// Failures to make a file, one after the other, until who needs it is told.
+const FAILURES_BORNE: u32 = 3;
+
 /// See the module's head.
 pub struct Background {
     env: Arc<Environment>,
@@ -48,8 +51,10 @@ pub struct Background {
     /// A segment is being sealed or packed.
     packing: bool,
     merging: bool,
-    /// Boot time at which there was no room.
-    full_since_ns: Option<u64>,
+    /// Boot time at which a file could not be made, and whether it was for want of room.
+    refused: Option<(u64, Room)>,
+    /// How often in a row one could not be made though there was room.
+    failures: u32,
     /// After a job failed: boot time before which none is begun.
     paused_until_ns: u64,
     /// The last job that failed, for who looks at the store.
@@ -113,7 +118,8 @@ impl Background {
             next_run: next_run.max(1),
             packing: false,
             merging: false,
-            full_since_ns: None,
+            refused: None,
+            failures: 0,
             paused_until_ns: 0,
             trouble: None,
             damage: Vec::new(),
@@ -158,13 +164,18 @@ impl Background {
         }
     }
 
+    /// Whether a bulk file is ready.
+    pub(crate) fn has_bulk(&self) -> bool {
+        matches!(self.bulk, Prepared::Ready(_))
+    }
+
     pub(crate) fn is_preparing_bulk(&self) -> bool {
         !matches!(self.bulk, Prepared::No)
     }
 
     /// Has the next segment file made ready.
     pub(crate) fn prepare_segment(&mut self, config: &Config) {
-        if !matches!(self.segment, Prepared::No) || self.is_full() {
+        if !matches!(self.segment, Prepared::No) || self.refusal().is_some() {
             return;
         }
         let free = self.free_slots.pop();
@@ -177,7 +188,7 @@ impl Background {
 
     /// Has the next bulk file made ready, under that id.
     pub(crate) fn prepare_bulk(&mut self, id: FileId, config: &Config) {
-        if !matches!(self.bulk, Prepared::No) || self.is_full() {
+        if !matches!(self.bulk, Prepared::No) || self.refusal().is_some() {
             return;
         }
         let bytes = BULK_FILE_BYTES.min(config.segment_bytes * 4).max(40 << 20);
@@ -188,12 +199,13 @@ impl Background {
 
     /// What who needs the next segment has to expect.
     pub(crate) fn room_for_segments(&self) -> Room {
-        if self.is_full() { Room::Full } else { Room::Wait }
+        self.refusal().unwrap_or(Room::Wait)
     }
 
-    fn is_full(&self) -> bool {
-        self.full_since_ns
-            .is_some_and(|since| self.env.clock.boot_ns().saturating_sub(since) < RETRY_NS)
+    /// Why no file is made at present, if that was tried of late and failed.
+    fn refusal(&self) -> Option<Room> {
+        let (since_ns, why) = self.refused?;
+        (self.env.clock.boot_ns().saturating_sub(since_ns) < RETRY_NS).then_some(why)
     }
 
     fn push(&mut self, task: Task) {
@@ -222,10 +234,35 @@ impl Background {
         self.push(Task::Record { manifest, records });
     }
 
-    /// The file could not be made: is it for lack of room?
-    fn refused(&mut self, error: &io::Error) {
-        self.full_since_ns = Some(self.env.clock.boot_ns());
+    /// A file was made.
+    fn accept(&mut self) {
+        self.refused = None;
+        self.failures = 0;
+    }
+
+    /// A file could not be made. A few failures for another reason than want of room are borne: it is
+    /// tried again at once, and who needs it waits.
+    fn refuse(&mut self, error: &io::Error) {
         self.trouble = Some(error.to_string());
+        let now_ns = self.env.clock.boot_ns();
+        if is_no_room(error) {
+            self.refused = Some((now_ns, Room::Full));
+            return;
+        }
+        self.failures += 1;
+        if self.failures > FAILURES_BORNE {
+            self.refused = Some((now_ns, Room::Failing));
+        }
+    }
+
+    /// A slot that was used before could not be prepared. For want of room it waits for its turn; else
+    /// its file goes, so that another is made in its stead.
+    fn give_back(&mut self, slot: u64, error: &io::Error) {
+        if is_no_room(error) {
+            self.free_slots.insert(0, slot);
+        } else {
+            self.push(Task::Remove { paths: vec![crate::files::Home::Slot(slot).path()] });
+        }
     }
 }
 
@@ -311,12 +348,16 @@ impl Log {
     /// Drops images beyond what may be kept; those segments are read back from disk.
     fn keep_few_images(&mut self) {
         let landed = self.landed();
+        // A last batch without requests may still be on its way when all requests have landed, and it
+        // may have to be logged again.
+        let flying: Vec<FileId> = self.flights.iter().map(|flight| flight.segment).collect();
         let mut kept = self.full.iter().filter(|full| full.image.is_some()).count();
         for full in self.full.iter_mut().rev() {
             if kept <= self.config.images {
                 break;
             }
-            if !full.busy && full.run.last() <= landed && full.image.is_some() {
+            let landed = full.run.last() <= landed && !flying.contains(&full.cells.id);
+            if !full.busy && landed && full.image.is_some() {
                 if let Some(image) = full.image.take().and_then(world::Image::recycle) {
                     self.spare.push(image);
                 }
@@ -362,14 +403,17 @@ impl Log {
     /// A job has ended. Gives moved cells to follow.
     pub fn work_done(&mut self, outcome: Outcome) -> Option<Moves> {
         match outcome.0 {
-            Ended::Segment(result) => {
+            Ended::Segment { slot, recycled, result } => {
                 self.background.segment = match result {
                     Ok(next) => {
-                        self.background.full_since_ns = None;
+                        self.background.accept();
                         Prepared::Ready(next)
                     }
                     Err(error) => {
-                        self.background.refused(&error);
+                        self.background.refuse(&error);
+                        if recycled {
+                            self.background.give_back(slot, &error);
+                        }
                         Prepared::No
                     }
                 };
@@ -377,11 +421,11 @@ impl Log {
             Ended::Bulk(result) => {
                 self.background.bulk = match result {
                     Ok(next) => {
-                        self.background.full_since_ns = None;
+                        self.background.accept();
                         Prepared::Ready(*next)
                     }
                     Err(error) => {
-                        self.background.refused(&error);
+                        self.background.refuse(&error);
                         Prepared::No
                     }
                 };
@@ -574,6 +618,10 @@ impl Log {
         self.background.merging = true;
         self.background.push(Task::Merge { inputs, run, cache });
     }
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn interval_of(full: &FullSegment) -> Interval {

@@ -1,11 +1,12 @@
 //! Long writes: sealed into pages and written straight into a bulk file, where they stay.
 //!
 //! The log only gets one record for each. Pages of 384 cells, so that each part of a write is a
-//! multiple of 4096 bytes. Payload in flight is read from its pages.
+//! multiple of 4096 bytes. Payload in flight is read from its pages. What could not be written waits
+//! there too until it is given another place, in another file.
 
-use crate::{background::PreparedBulk, log::Environment};
+use crate::{background::PreparedBulk, batch::Record, log::Environment};
 use seal::{CellKey, CellName, TRAILER, Tag, TagKey};
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 use units::{CELL, Extent, FileId, Place};
 use world::{Bytes, File, Image, Page};
 
@@ -19,6 +20,8 @@ pub struct BulkWriter {
     env: Arc<Environment>,
     current: Option<Current>,
     flights: BTreeMap<u64, BulkFlight>,
+    /// Places that were given to payload which lies elsewhere now.
+    left: Vec<(FileId, Range<u64>)>,
 }
 
 struct Current {
@@ -34,8 +37,39 @@ struct BulkFlight {
     file: File,
     offset_bytes: u64,
     parts: Vec<Bytes>,
+    blocks: usize,
     /// How much of it has been written.
     written_bytes: usize,
+    /// A write failed: it needs another place.
+    failed: bool,
+}
+
+/// Extents that were given another place, by the old one.
+#[derive(Debug, Default)]
+pub struct MovedExtents(BTreeMap<(FileId, u64), MovedExtent>);
+
+#[derive(Debug)]
+struct MovedExtent {
+    write: u64,
+    place: Place,
+    tag: Tag,
+}
+
+impl MovedExtents {
+    /// The writes that have to be started.
+    pub fn writes(&self) -> Vec<u64> {
+        self.0.values().map(|moved| moved.write).collect()
+    }
+
+    /// The record with the place that its payload has now, if it is another one.
+    pub fn follow(&self, record: &Record) -> Option<Record> {
+        let Record::Bulk { branch, sequence, extent, file, offset_bytes, .. } = *record else {
+            return None;
+        };
+        let &MovedExtent { place, tag, .. } = self.0.get(&(file, offset_bytes))?;
+        let (file, offset_bytes) = (place.file(), place.offset_bytes());
+        Some(Record::Bulk { branch, sequence, extent, file, offset_bytes, tag })
+    }
 }
 
 /// An extent that was sealed and is on its way.
@@ -61,14 +95,14 @@ pub enum BulkWrite {
     Done((FileId, File)),
     /// It ended short: this is left.
     Again { file: File, offset_bytes: u64, parts: Vec<Bytes> },
-    /// It failed.
-    Failed(io::Error),
+    /// It failed, and waits for another place.
+    Failed,
 }
 
 impl BulkWriter {
     /// With no file yet.
     pub fn new(env: Arc<Environment>) -> Self {
-        Self { env, current: None, flights: BTreeMap::new() }
+        Self { env, current: None, flights: BTreeMap::new(), left: Vec::new() }
     }
 
     /// Whether the current file can take so many blocks.
@@ -127,7 +161,15 @@ impl BulkWriter {
         current.next_bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let (id, file) = (current.id, current.file.clone());
         let offset_bytes = place.offset_bytes();
-        let flight = BulkFlight { id, file, offset_bytes, parts: parts.clone(), written_bytes: 0 };
+        let flight = BulkFlight {
+            id,
+            file,
+            offset_bytes,
+            parts: parts.clone(),
+            blocks,
+            written_bytes: 0,
+            failed: false,
+        };
         self.flights.insert(write, flight);
         let tag = current.key.tag(extent_nonce(offset_bytes), &[&trailers]);
         Some((SealedExtent { extent, place, tag }, parts))
@@ -157,19 +199,17 @@ impl BulkWriter {
     }
 
     /// A write has ended, perhaps short.
-    pub fn ended(&mut self, write: u64, moved: io::Result<usize>) -> BulkWrite {
+    pub fn ended(&mut self, write: u64, moved: &io::Result<usize>) -> BulkWrite {
         let flight = self.flights.get_mut(&write).expect("it is under way");
         let length: usize = flight.parts.iter().map(|part| part.len()).sum();
         match moved {
-            Err(error) => {
-                self.flights.remove(&write);
-                return BulkWrite::Failed(error);
+            &Ok(bytes) if bytes > 0 && (bytes.is_multiple_of(ALIGN) || bytes >= length) => {
+                flight.written_bytes += bytes;
             }
-            Ok(0) => {
-                self.flights.remove(&write);
-                return BulkWrite::Failed(io::ErrorKind::WriteZero.into());
+            Ok(_) | Err(_) => {
+                flight.failed = true;
+                return BulkWrite::Failed;
             }
-            Ok(bytes) => flight.written_bytes += bytes,
         }
         if flight.written_bytes >= length {
             let flight = self.flights.remove(&write).expect("just seen");
@@ -185,6 +225,64 @@ impl BulkWriter {
         }
         let offset_bytes = flight.offset_bytes + flight.written_bytes as u64;
         BulkWrite::Again { file: flight.file.clone(), offset_bytes, parts }
+    }
+
+    /// Whether the write failed and waits for another place.
+    pub fn has_failed(&self, write: u64) -> bool {
+        self.flights.get(&write).is_some_and(|flight| flight.failed)
+    }
+
+    /// How many blocks wait for another place.
+    pub fn failed_blocks(&self) -> u64 {
+        let failed = self.flights.values().filter(|flight| flight.failed);
+        failed
+            .map(|flight| (flight.blocks * CELL).next_multiple_of(ALIGN).div_ceil(CELL))
+            .sum::<usize>() as u64
+    }
+
+    /// Gives everything that failed a place in the current file, in which there is room.
+    pub fn move_failed(&mut self) -> MovedExtents {
+        let mut moved = MovedExtents::default();
+        let current = self.current.as_mut().expect("there is room");
+        for (&write, flight) in self.flights.iter_mut().filter(|(_, flight)| flight.failed) {
+            let length_bytes = flight.parts.iter().map(|part| part.len() as u64).sum::<u64>();
+            let old = (flight.id, flight.offset_bytes);
+            self.left.push((old.0, old.1..old.1 + length_bytes));
+            let place = Place::new(current.id, current.next_bytes).expect("inside a bulk file");
+            let tag = current.key.tag(extent_nonce(current.next_bytes), &[&flight.trailers()]);
+            flight.id = current.id;
+            flight.file = current.file.clone();
+            flight.offset_bytes = current.next_bytes;
+            (flight.written_bytes, flight.failed) = (0, false);
+            current.next_bytes += length_bytes;
+            moved.0.insert(old, MovedExtent { write, place, tag });
+        }
+        moved
+    }
+
+    /// What a write that was given another place writes there.
+    pub fn to_write(&self, write: u64) -> Option<(File, u64, Vec<Bytes>)> {
+        let flight = self.flights.get(&write)?;
+        Some((flight.file.clone(), flight.offset_bytes, flight.parts.clone()))
+    }
+
+    /// Whether what was to lie at that place lies elsewhere now.
+    pub fn has_left(&self, place: Place) -> bool {
+        let (file, at) = (place.file(), place.offset_bytes());
+        self.left.iter().any(|(left, range)| *left == file && range.contains(&at))
+    }
+}
+
+impl BulkFlight {
+    /// The trailers of its cells, in order.
+    fn trailers(&self) -> Vec<u8> {
+        let mut trailers = Vec::with_capacity(self.blocks * TRAILER);
+        for index in 0..self.blocks {
+            let part = &self.parts[index / PAGE_CELLS];
+            let end = (index % PAGE_CELLS + 1) * CELL;
+            trailers.extend_from_slice(&part[end - TRAILER..end]);
+        }
+        trailers
     }
 }
 

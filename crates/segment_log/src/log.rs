@@ -119,6 +119,8 @@ pub enum Room {
     Wait,
     /// The store is full.
     Full,
+    /// The files that it needs cannot be made, and not for want of room.
+    Failing,
     /// The log takes no writes any more.
     Poisoned,
 }
@@ -191,7 +193,7 @@ pub struct Log {
     pub(crate) poison: Option<Poison>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) clock: HistoryClock,
-    bulk: BulkWriter,
+    pub(crate) bulk: BulkWriter,
     epoch: EpochStage,
     /// The last sequence when the store was opened.
     started_at: Sequence,
@@ -363,7 +365,7 @@ impl Log {
             self.cut();
         }
         if bulk_blocks > 0 && !self.bulk.has_room(bulk_blocks) {
-            let room = self.next_bulk_file();
+            let room = self.next_bulk_file(self.last.next());
             if room != Room::Yes {
                 return room;
             }
@@ -490,6 +492,9 @@ impl Log {
         if let Some(cell) = self.bulk.in_flight(place) {
             return Located::Memory(cell);
         }
+        if self.bulk.has_left(place) {
+            return Located::Gone; // could not be written there
+        }
         match self.files.open(id, &*self.env.disk) {
             None => Located::Gone,
             Some(Ok((cells, file))) => Located::Disk(cells, file),
@@ -553,7 +558,7 @@ impl Log {
         });
         match self.ios.remove(&io) {
             Some(Io::Batch { flight }) => self.batch_done(flight, &moved),
-            Some(Io::Bulk { write }) => self.bulk_done(write, moved),
+            Some(Io::Bulk { write }) => self.bulk_done(write, &moved),
             Some(Io::Sync { file }) => self.sync_done(file, moved.err()),
             None => unreachable!("an operation that was never started has ended"),
         }
@@ -681,7 +686,7 @@ impl Log {
         self.land();
     }
 
-    fn bulk_done(&mut self, write: u64, moved: io::Result<usize>) {
+    fn bulk_done(&mut self, write: u64, moved: &io::Result<usize>) {
         match self.bulk.ended(write, moved) {
             BulkWrite::Done(file) => self.flushing.wrote(file.0, file.1),
             BulkWrite::Again { file, offset_bytes, parts } => {
@@ -689,12 +694,8 @@ impl Log {
                 self.ops.push((write, Op::Write { file, offset_bytes, parts }));
                 return;
             }
-            BulkWrite::Failed(error) => {
-                // Its place is named by a batch that may be on disk already: nothing after it may be
-                // answered, and where it lies cannot change any more.
-                self.take_no_more("writing a bulk file", &error);
-                return;
-            }
+            // Its place is named by a batch that may be on disk already: both are logged again.
+            BulkWrite::Failed => self.relog = true,
         }
         self.land();
     }
@@ -822,9 +823,10 @@ impl Log {
         open.or(full).or_else(|| self.state.chain()).unwrap_or_default()
     }
 
-    fn next_bulk_file(&mut self) -> Room {
+    /// Goes on in another bulk file, whose cells have sequences from `first` on.
+    pub(crate) fn next_bulk_file(&mut self, first: Sequence) -> Room {
         if let Some(next) = self.background.prepared_bulk() {
-            let (first, file) = (self.last.next(), Some(next.file.clone()));
+            let file = Some(next.file.clone());
             self.files.insert(CellFile::new(next.id, Home::Bulk(next.id), first, file));
             if let Some(full) = self.bulk.use_file(next) {
                 self.files.close(full);
@@ -836,7 +838,15 @@ impl Log {
         self.background.room_for_segments()
     }
 
-    fn prepare_bulk(&mut self) {
+    /// Writes bulk payload to the place it was given last.
+    pub(crate) fn start_bulk(&mut self, write: u64) {
+        if let Some((file, offset_bytes, parts)) = self.bulk.to_write(write) {
+            self.ios.insert(write, Io::Bulk { write });
+            self.ops.push((write, Op::Write { file, offset_bytes, parts }));
+        }
+    }
+
+    pub(crate) fn prepare_bulk(&mut self) {
         if !self.background.is_preparing_bulk() {
             let id = self.new_file_id();
             self.background.prepare_bulk(id, &self.config);

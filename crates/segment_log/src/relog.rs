@@ -9,7 +9,7 @@
 use crate::{
     batch::{BATCH_HEADER, BatchHeader, HEADER, RECORD, Record, array_at},
     bulk::MovedExtents,
-    log::{Flight, FullSegment, Log, Outcome},
+    log::{Flight, FullSegment, Log, Outcome, Room},
     writer::Waiting,
 };
 use history_index::{Contents, Index, MemoryRun, Source};
@@ -51,13 +51,9 @@ impl Log {
             return self.take_no_more("writing the log", &cause);
         }
         let bulk_blocks = self.bulk.failed_blocks();
-        if bulk_blocks > 0 && !self.background.has_bulk() {
-            self.prepare_bulk();
-            return self.background.prepare_segment(&self.config);
-        }
-        let Some(next) = self.background.prepared_segment() else {
-            return self.background.prepare_segment(&self.config);
-        };
+        let ready = bulk_blocks == 0 || self.background.has_bulk();
+        let next = if ready { self.background.prepared_segment() } else { None };
+        let Some(next) = next else { return self.wait_for_files(!ready) };
         self.cut_only();
         let failed = |flight: &Flight| {
             flight.outcome == Outcome::Failed
@@ -82,6 +78,19 @@ impl Log {
             segment.adopt(&header, &bytes, waiting, bulk);
             self.cut();
         }
+    }
+
+    /// Has files made for what is to be logged again. If that fails too, other than for want of room,
+    /// it is the end.
+    fn wait_for_files(&mut self, bulk: bool) {
+        if self.background.room_for_segments() == Room::Failing {
+            let cause = io::Error::other("no file can be made for the batches that failed");
+            return self.take_no_more("writing the log", &cause);
+        }
+        if bulk {
+            self.prepare_bulk();
+        }
+        self.background.prepare_segment(&self.config);
     }
 
     /// Cuts the open batch without writing it: it goes with the others.
@@ -126,10 +135,12 @@ impl Log {
         let header = header_at(image, batch_bytes);
         let begun = image.get(0..HEADER);
         // A segment of which no request stays is left out: history goes on from what it followed.
-        let none_stays = Sequence::new(u64::from_le_bytes(array_at(begun, 72))) == Some(header.first);
-        let (batch_bytes, previous) = match none_stays {
-            true => (HEADER as u64, array_at(begun, 80)),
-            false => (batch_bytes, header.previous),
+        let none_stays =
+            Sequence::new(u64::from_le_bytes(array_at(begun, 72))) == Some(header.first);
+        let (batch_bytes, previous) = if none_stays {
+            (HEADER as u64, array_at(begun, 80))
+        } else {
+            (batch_bytes, header.previous)
         };
         Break { segment, batch_bytes, sequence: header.first, previous }
     }

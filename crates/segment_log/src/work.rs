@@ -15,7 +15,7 @@ use history_index::{
     Contents, Entry, MemoryRun, MergeJob, PageCache, Progress, Run, RunWriter, write_run,
 };
 use manifest::{Manifest, Record};
-use seal::TagKey;
+use seal::{CellName, TagKey};
 use std::{
     fmt, io,
     sync::{Arc, Mutex, PoisonError},
@@ -62,7 +62,7 @@ pub(crate) struct Pack {
 pub struct Outcome(pub(crate) Ended);
 
 pub(crate) enum Ended {
-    Segment(io::Result<PreparedSegment>),
+    Segment { slot: u64, recycled: bool, result: io::Result<PreparedSegment> },
     Bulk(io::Result<Box<PreparedBulk>>),
     Recorded { error: Option<String> },
     Sealed { segment: FileId, run: Result<Arc<Run>, WorkError> },
@@ -117,6 +117,14 @@ pub enum WorkError {
     /// The index.
     #[error(transparent)]
     Index(#[from] history_index::Error),
+    /// A cell is not as it was sealed.
+    #[error("segment {segment} holds no whole cell at {at_bytes}")]
+    Damaged {
+        /// The segment.
+        segment: FileId,
+        /// Where the cell should be.
+        at_bytes: u64,
+    },
     /// A cell is not where its entry says.
     #[error("segment {segment} ends before the cell at {at_bytes}")]
     Outside {
@@ -138,7 +146,8 @@ impl Work {
         let env = &*self.env;
         Outcome(match self.task {
             Task::PrepareSegment { slot, recycled, bytes, reserve_bytes } => {
-                Ended::Segment(prepare_segment(env, slot, recycled, bytes, reserve_bytes))
+                let result = prepare_segment(env, slot, recycled, bytes, reserve_bytes);
+                Ended::Segment { slot, recycled, result }
             }
             Task::PrepareBulk { id, bytes, reserve_bytes } => {
                 Ended::Bulk(prepare_bulk(env, id, bytes, reserve_bytes).map(Box::new))
@@ -258,7 +267,7 @@ fn prepare_bulk(
     Ok(PreparedBulk { id, file, key, start_bytes: HEADER as u64, end_bytes: bytes })
 }
 
-/// Writes the index of a segment and opens it.
+/// Writes the index of a segment and opens it; leaves nothing behind if that fails.
 pub(crate) fn seal(
     env: &Environment,
     contents: &MemoryRun,
@@ -266,15 +275,27 @@ pub(crate) fn seal(
     cache: &Arc<PageCache>,
 ) -> Result<Arc<Run>, WorkError> {
     let path = run_path(run);
-    let written = write_run(&*env.disk, &path, run, &env.master, &*env.chance, contents);
-    if let Err(error) = written {
-        let _ = env.disk.remove(&path);
-        return Err(error.into());
+    let write = || {
+        write_run(&*env.disk, &path, run, &env.master, &*env.chance, contents)?;
+        if !planted::is(13) {
+            env.disk.sync_dir("run")?;
+        }
+        Ok(Arc::new(Run::open(&*env.disk, &path, run, &env.master, cache)?))
+    };
+    or_remove(env, &path, write())
+}
+
+/// Passes a result on; if it is an error, what was made at the path goes. What stays all the same is
+/// garbage that the next start removes.
+fn or_remove<T>(
+    env: &Environment,
+    path: &str,
+    result: Result<T, WorkError>,
+) -> Result<T, WorkError> {
+    if result.is_err() {
+        let _ = env.disk.remove(path);
     }
-    if !planted::is(13) {
-        env.disk.sync_dir("run")?;
-    }
-    Ok(Arc::new(Run::open(&*env.disk, &path, run, &env.master, cache)?))
+    result
 }
 
 fn merge(
@@ -288,20 +309,17 @@ fn merge(
         (Some(first), Some(last)) => first.meta().first..=last.meta().last,
         _ => return Err(io::Error::from(io::ErrorKind::InvalidInput).into()),
     };
-    let writer = RunWriter::create(&*env.disk, &path, run, &env.master, &*env.chance, interval)?;
-    let mut job = MergeJob::new(inputs, writer);
-    loop {
-        match job.step(MERGE_PAGES) {
-            Ok(Progress::More(more)) => job = *more,
-            Ok(Progress::Done(_)) => break,
-            Err(error) => {
-                let _ = env.disk.remove(&path);
-                return Err(error.into());
-            }
+    let write = || {
+        let writer =
+            RunWriter::create(&*env.disk, &path, run, &env.master, &*env.chance, interval)?;
+        let mut job = MergeJob::new(inputs, writer);
+        while let Progress::More(more) = job.step(MERGE_PAGES)? {
+            job = *more;
         }
-    }
-    env.disk.sync_dir("run")?;
-    Ok(Arc::new(Run::open(&*env.disk, &path, run, &env.master, cache)?))
+        env.disk.sync_dir("run")?;
+        Ok(Arc::new(Run::open(&*env.disk, &path, run, &env.master, cache)?))
+    };
+    or_remove(env, &path, write())
 }
 
 impl Pack {
@@ -317,7 +335,8 @@ impl Pack {
                 Some(image) => image.clone(),
                 None => read_segment(&self.file, self.end_bytes)?,
             };
-            pack = Some(self.copy(env, &bytes, cells as u64, &mut moved)?);
+            let copied = self.copy(env, &bytes, cells as u64, &mut moved);
+            pack = Some(or_remove(env, &self.path(), copied)?);
         }
         let mut places = moved.iter().map(|moved| moved.to);
         let entries = old.entries.iter().map(|entry| {
@@ -326,8 +345,16 @@ impl Pack {
             Entry { place: place.unwrap_or(entry.place), ..*entry }
         });
         let contents = Contents { entries: entries.collect(), ..old.clone() };
-        let run = seal(env, &MemoryRun::new(contents), self.run, &self.cache)?;
+        let sealed = seal(env, &MemoryRun::new(contents), self.run, &self.cache);
+        let run = match pack {
+            Some(_) => or_remove(env, &self.path(), sealed)?,
+            None => sealed?,
+        };
         Ok(PackedSegment { pack, run, moved })
+    }
+
+    fn path(&self) -> String {
+        Home::Pack(self.into).path()
     }
 
     fn copy(
@@ -360,6 +387,11 @@ impl Pack {
                 || WorkError::Outside { segment: self.segment, at_bytes: from.offset_bytes() };
             let start = usize::try_from(from.offset_bytes()).map_err(|_| outside())?;
             let cell = bytes.get(start..start + CELL).ok_or_else(outside)?;
+            // What was read back may be damaged, or of another place, only on its way.
+            if self.image.is_none() && !is_cell_of(env, entry, cell) {
+                let (segment, at_bytes) = (self.segment, from.offset_bytes());
+                return Err(WorkError::Damaged { segment, at_bytes });
+            }
             let to = Place::new(self.into, at + piece.length_bytes() as u64).ok_or_else(outside)?;
             piece.append(CELL).copy_from_slice(cell);
             moved.push(Moved { branch: entry.branch, lba: entry.lba, from, to });
@@ -418,11 +450,20 @@ impl Pack {
     }
 }
 
+/// Whether a cell is the one that its entry names, and whole as far as there is a key to tell.
+fn is_cell_of(env: &Environment, entry: &Entry, cell: &[u8]) -> bool {
+    let Entry { branch, lba, sequence, .. } = *entry;
+    let key = env.keyring.cell_key(branch, sequence);
+    CellName::of(cell) == CellName { branch, lba, sequence }
+        && key.is_none_or(|key| key.verify(cell).is_ok())
+}
+
 /// The used part of a segment.
 fn read_segment(file: &File, end_bytes: u64) -> io::Result<Bytes> {
     let length = usize::try_from(end_bytes.next_multiple_of(HEADER as u64)).expect("a segment");
     let mut image = Image::new(length);
-    let limit = usize::try_from(file.length_bytes()?).unwrap_or(usize::MAX);
+    // Of a file that was cut off, what is left in whole pages: reads are aligned.
+    let limit = usize::try_from(file.length_bytes()?).unwrap_or(usize::MAX) / HEADER * HEADER;
     let bytes = image.append(length.min(limit));
     for (index, piece) in bytes.chunks_mut(1 << 20).enumerate() {
         file.read_at(index as u64 * (1 << 20), piece)?;

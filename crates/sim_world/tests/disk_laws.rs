@@ -395,3 +395,34 @@ fn images_share_the_pages_of_their_disk() {
     }
     assert_eq!(shapes.keys().copied().collect::<Vec<_>>(), [1, 2]);
 }
+
+#[test]
+fn a_watched_disk_keeps_itself_from_before_each_operation() {
+    let disk = disk_with_file(17);
+    let file = disk.open("f", Access::WRITE).expect("there");
+    let first = disk.operations();
+    disk.watch();
+    file.write_at(0, &[1; SECTOR]).expect("no fault");
+    file.sync_data().expect("no fault");
+    file.write_at(0, &[2; SECTOR]).expect("no fault");
+    let watched = disk.take_watched();
+    let mut rng = Rng::new(Seed(17));
+    let mut seen = Vec::new();
+    for (operation, disk) in &watched {
+        let all = first_bytes(&disk.power_cut(CutPolicy::All, &mut rng), "f")[0];
+        let none = first_bytes(&disk.power_cut(CutPolicy::None, &mut rng), "f")[0];
+        seen.push((*operation - first, all, none));
+    }
+    assert_eq!(seen, [(0, 0, 0), (1, 1, 0), (2, 1, 1)]);
+    assert!(disk.take_watched().is_empty(), "taken once");
+}
+
+#[test]
+fn a_rule_may_strike_from_some_operation_on() {
+    let disk = disk_with_file(18);
+    let file = disk.open("f", Access::WRITE).expect("there");
+    disk.inject(Rule::from_nth(Fault::WriteError, 2));
+    let well: Vec<bool> = (0..5).map(|_| file.write_at(0, b"x").is_ok()).collect();
+    assert_eq!(well, [true, true, false, false, false]);
+    assert_eq!(disk.struck(), 3);
+}

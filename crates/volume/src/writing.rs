@@ -239,7 +239,7 @@ impl Store {
             Room::Yes => None,
             Room::Wait => return Some(write),
             Room::Full => Some(BlockError::NoSpace),
-            Room::Poisoned => Some(BlockError::Io),
+            Room::Failing | Room::Poisoned => Some(BlockError::Io),
         };
         let writable = self.views.get(&write.view).is_some_and(|view| !view.read_only);
         if let Some(error) = refused.or((!writable).then_some(BlockError::Denied)) {

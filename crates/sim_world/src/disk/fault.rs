@@ -95,6 +95,7 @@ pub struct Rule {
 enum When {
     Always,
     Nth(u64),
+    From(u64),
     PerMillion(u32),
 }
 
@@ -112,6 +113,11 @@ impl Rule {
     /// Only the n-th fitting operation from now, counted from 0.
     pub fn nth(fault: Fault, n: u64) -> Self {
         Self { when: When::Nth(n), ..Self::always(fault) }
+    }
+
+    /// The n-th fitting operation from now, counted from 0, and all after it.
+    pub fn from_nth(fault: Fault, n: u64) -> Self {
+        Self { when: When::From(n), ..Self::always(fault) }
     }
 
     /// By the disk's seed, in so many of a million fitting operations.
@@ -135,13 +141,15 @@ pub struct RuleId(u64);
 pub(crate) struct Faults {
     rules: Vec<(RuleId, Rule)>,
     next: u64,
+    /// How many operations were spoiled, slowness aside.
+    pub struck: u64,
     pub on: bool,
     pub rng: Rng,
 }
 
 impl Faults {
     pub fn new(rng: Rng) -> Self {
-        Self { rules: Vec::new(), next: 0, on: true, rng }
+        Self { rules: Vec::new(), next: 0, struck: 0, on: true, rng }
     }
 
     pub fn inject(&mut self, rule: Rule) -> RuleId {
@@ -165,6 +173,7 @@ impl Faults {
         self.each_struck(kind, path, false, |fault| {
             struck = struck.or(Some(fault));
         });
+        self.struck += u64::from(struck.is_some());
         struck
     }
 
@@ -193,6 +202,7 @@ impl Faults {
             let strikes = match rule.when {
                 When::Always => true,
                 When::Nth(n) => rule.met == n,
+                When::From(n) => rule.met >= n,
                 When::PerMillion(per_million) => self.rng.chance(per_million),
             };
             rule.met += 1;

@@ -85,6 +85,20 @@ impl SimDisk {
         self.lock().crashed = true;
     }
 
+    /// From now on keeps a copy of itself from before each operation, to be taken with
+    /// [`SimDisk::take_watched`] and cut: all crash points of a script from one run of it.
+    pub fn watch(&self) {
+        self.lock().watched = Some(Vec::new());
+    }
+
+    /// The copies since the last time, each with its [`SimDisk::operations`]. A write of the ring that
+    /// is about to take effect is in flight in its copy, so a cut may keep any part of it.
+    pub fn take_watched(&self) -> Vec<(u64, Self)> {
+        let mut state = self.lock();
+        let watched = state.watched.as_mut().map(std::mem::take).unwrap_or_default();
+        watched.into_iter().map(|(at, state)| (at, Self::from_state(state))).collect()
+    }
+
     /// Whether the crash came.
     pub fn is_crashed(&self) -> bool {
         self.lock().crashed
@@ -98,6 +112,11 @@ impl SimDisk {
     /// Takes a rule back.
     pub fn take_back(&self, rule: RuleId) {
         self.lock().faults.take_back(rule);
+    }
+
+    /// How many operations rules have spoiled so far; slowness is not counted.
+    pub fn struck(&self) -> u64 {
+        self.lock().faults.struck
     }
 
     /// Lets rules rest, or puts them in force again.

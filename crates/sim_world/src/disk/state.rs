@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub faults: Faults,
     pub rng: Rng,
     pub trace: Trace,
+    /// Copies from before each operation, while somebody wants them.
+    pub watched: Option<Vec<(u64, State)>>,
 }
 
 /// An open file.
@@ -118,13 +120,26 @@ impl State {
             faults: Faults::new(faults),
             rng,
             trace: Trace::default(),
+            watched: None,
         }
     }
 
     /// A disk of its own in the same state; files that are open stay open on the first one only.
     pub fn copy(&self) -> Self {
-        let empty = Trace::default();
-        let mut copy = Self { handles: BTreeMap::new(), trace: empty, ..self.clone() };
+        let mut copy = Self {
+            handles: BTreeMap::new(),
+            trace: Trace::default(),
+            watched: None,
+            inodes: self.inodes.clone(),
+            durable: self.durable.clone(),
+            current: self.current.clone(),
+            name_ops: self.name_ops.clone(),
+            in_flight: self.in_flight.clone(),
+            clock: self.clock.clone(),
+            faults: self.faults.clone(),
+            rng: self.rng.clone(),
+            ..*self
+        };
         copy.next_handle += 1 << 16; // so that a file of the other disk is recognised
         copy
     }
@@ -188,9 +203,18 @@ impl State {
         Ok(into.len())
     }
 
+    /// Keeps a copy for who watches; called before anything of an operation is done.
+    fn watch(&mut self) {
+        if self.watched.is_some() && !self.crashed {
+            let copy = (self.operations, self.copy());
+            self.watched.get_or_insert_default().push(copy);
+        }
+    }
+
     /// The blocking door's write: answered when it returns.
     pub fn write(&mut self, handle: i32, offset: u64, from: &[u8]) -> io::Result<()> {
         check_alignment(self.handle(handle), "write", offset, from);
+        self.watch();
         let (written, landed) = self.land(handle, offset, &from.into(), Door::Blocking);
         if let Some(landed) = landed {
             self.answer(landed);
@@ -221,6 +245,7 @@ impl State {
         if self.crashed {
             return (Err(crash()), None);
         }
+        self.watch();
         let Some(InFlight { what: What::Write { offset, data }, handle, .. }) =
             self.in_flight.remove(&ticket)
         else {
@@ -496,6 +521,9 @@ impl State {
     fn start(&mut self, kind: Kind, path: &str, offset: u64, length: usize) -> io::Result<Started> {
         if self.crashed {
             return Err(crash());
+        }
+        if !matches!(kind, Kind::Read | Kind::Write) {
+            self.watch();
         }
         let operation = self.operations;
         let mut crash_now = None;

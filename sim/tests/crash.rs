@@ -1,0 +1,35 @@
+//! Power cuts at every operation of a few scripts; the long form is `cargo xtask sim --crash`.
+
+use sim::crash::{Counts, sweep};
+
+fn sweep_all(seeds: std::ops::Range<u64>) -> Counts {
+    let mut counts = Counts::default();
+    for seed in seeds {
+        counts += sweep(seed);
+    }
+    println!("{counts}");
+    assert!(counts.images > 40 * counts.scripts, "hardly any image: {counts}");
+    assert!(counts.recoveries > 0 && counts.second_lives > 0, "left something out: {counts}");
+    counts
+}
+
+#[test]
+fn no_crash_of_the_first_scripts_breaks_a_promise() {
+    sweep_all(1..16);
+}
+
+#[test]
+fn no_crash_of_the_second_scripts_breaks_a_promise() {
+    sweep_all(101..116);
+}
+
+#[test]
+fn no_crash_of_the_third_scripts_breaks_a_promise() {
+    sweep_all(201..216);
+}
+
+#[test]
+fn a_script_swept_twice_gives_the_same_images() {
+    assert_eq!(sweep(7), sweep(7));
+    assert_ne!(sweep(7), sweep(8));
+}
