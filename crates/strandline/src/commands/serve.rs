@@ -40,23 +40,24 @@ pub(super) fn run(args: &ServeArgs, context: &mut Context<'_>) -> Result<u8, Sto
 fn say(out: &mut Output, who: &Caller, serving: &Serving) -> Result<(), Stop> {
     let engine = serving.engine();
     let volumes = engine.ask(who, vol::VolLs {})?.volumes;
-    let shown = |name: &VolumeName| {
-        let reference = name.as_str().parse()?;
-        engine.ask(who, vol::VolShow { reference, exact: false })
+    // A volume of which not all can be told (its history is damaged, say) is served all the same.
+    let uri = |name: &VolumeName| {
+        let reference = name.as_str().parse().ok()?;
+        engine.ask(who, vol::VolShow { reference, exact: false }).ok()?.uri
     };
     if out.json {
-        let uris: Result<Vec<_>, Failure> = volumes
+        let uris: Vec<_> = volumes
             .iter()
             .map(|volume| {
-                let uri = shown(&volume.name)?.uri;
-                Ok(json!({ "name": volume.name, "size": volume.size, "uri": uri }))
+                let uri = uri(&volume.name);
+                json!({ "name": volume.name, "size": volume.size, "uri": uri })
             })
             .collect();
-        out.json_line(&json!({ "schema": "serve/1", "volumes": uris? }))?;
+        out.json_line(&json!({ "schema": "serve/1", "volumes": uris }))?;
         return out.flush();
     }
     for volume in volumes.iter().take(SHOWN_MAX) {
-        let uri = shown(&volume.name)?.uri.unwrap_or_default();
+        let uri = uri(&volume.name).unwrap_or_default();
         let (size, keep) = (size_text(volume.size), &volume.keep);
         out.line(&format!("{}  {size}  keep \"{keep}\"   {uri}", volume.name))?;
     }
