@@ -601,13 +601,13 @@ impl Log {
                 Source::File(run) => Some(run),
                 Source::Memory(_) => None,
             })
-            .filter(|run| !passing.contains(&run.meta().run))
             .collect();
         // What cannot be read stays where it is, and what is merged are neighbours.
-        let whole = |run: &&Arc<Run>| {
-            !run.is_lost() && !self.background.unmergeable.contains(&run.meta().run)
+        let stays = |run: &&Arc<Run>| {
+            let id = run.meta().run;
+            run.is_lost() || passing.contains(&id) || self.background.unmergeable.contains(&id)
         };
-        let picked = runs.split(|run| !whole(run)).find_map(|stretch| {
+        let picked = runs.split(stays).find_map(|stretch| {
             let metas: Vec<_> = stretch.iter().map(|run| *run.meta()).collect();
             pick_merge(&metas).map(|range| &stretch[range])
         });

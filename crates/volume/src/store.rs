@@ -194,7 +194,9 @@ impl Store {
             })
             .collect();
         let made = known.created.sequence;
-        let fresh = at.is_none() && chain.len() == 1 && self.log.never_wrote(branch, made);
+        // Of a branch that ended where it began only what it came from is left in the chain.
+        let alone = chain.iter().all(|bound| bound.branch == branch);
+        let fresh = at.is_none() && alone && self.log.never_wrote(branch, made);
         let view = View {
             branch,
             at,

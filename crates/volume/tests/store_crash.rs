@@ -237,3 +237,28 @@ fn recovery_that_is_cut_off_is_done_again_alike() {
     }
     println!("{} distinct images of cut recoveries", images.borrow().len());
 }
+
+#[test]
+fn a_clone_that_is_rewound_before_it_was_written_to_shows_what_it_came_from() {
+    let place = Place::new(Seed(4));
+    place.make_store().expect("an empty disk");
+    let mut machine = Machine::start(&place, config(true)).expect("a new store");
+    let (_, branch) = machine.create("disk", (BLOCKS * BLOCK) as u64).expect("no crash");
+    let view = machine.view(branch, None);
+    let promise = Promise::default();
+    let mut script = Script { machine, view, promise: Promise::default() };
+    script.change(&[(3, 5, 9)]).expect("no crash");
+    let Script { mut machine, promise, .. } = script;
+    drop(machine);
+    machine = Machine::start(&place, config(true)).expect("what it was");
+    let now = machine.now().expect("no crash");
+    let plan = machine.store.catalogue().plan_clone(branch, now, new_volume("clone"), now);
+    let (clone, records) = plan.expect("a free name");
+    assert_eq!(machine.change(records), Some(true));
+    let left = machine.present(clone);
+    let plan = machine.store.catalogue().plan_rewind(clone, left, now, now);
+    let (_, records) = plan.expect("nobody is attached");
+    assert_eq!(machine.change(records), Some(true));
+    assert_ne!(machine.present(clone), left);
+    assert_eq!(first_bytes(&mut machine, left, None), promise.after(1));
+}
