@@ -30,7 +30,7 @@ pub use branches::{Opened, Rewound};
 pub use error::{CatalogueError, RecordError, SizeError};
 pub use instant::{At, AtTime, History, Instant, InstantError, Resolved, Rounding};
 pub use marks::NewMark;
-pub use name::{BranchName, MarkName, NameError, VolumeName, nearest, utc_name};
+pub use name::{BranchName, MarkName, NameError, Note, VolumeName, nearest, utc_name};
 pub use record::CatalogueRecord;
 pub use state::{
     AckPolicy, AttachedClient, Attachment, Branch, Catalogue, Fork, LogicalBlock, Mark, MarkId,

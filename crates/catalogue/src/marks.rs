@@ -4,7 +4,7 @@ use units::{BranchId, ClientId, Timestamp, VolumeId};
 
 use crate::{
     error::CatalogueError,
-    name::MarkName,
+    name::{MarkName, Note},
     record::CatalogueRecord,
     state::{Catalogue, Mark, MarkId, When},
 };
@@ -24,6 +24,8 @@ pub struct NewMark {
     pub pinned: bool,
     /// Who makes it.
     pub made_by: ClientId,
+    /// A line for people.
+    pub note: Option<Note>,
 }
 
 impl Catalogue {
@@ -33,10 +35,10 @@ impl Catalogue {
         new: NewMark,
         now: Timestamp,
     ) -> Result<(MarkId, Vec<CatalogueRecord>), CatalogueError> {
-        let NewMark { branch, at, name, keep_until, pinned, made_by } = new;
+        let NewMark { branch, at, name, keep_until, pinned, made_by, note } = new;
         let volume = self.live_volume(self.some_branch(branch)?.volume)?.id;
         let (id, made) = (MarkId(self.next.mark), now);
-        let mark = Mark { id, volume, branch, at, name, keep_until, pinned, made_by, made };
+        let mark = Mark { id, volume, branch, at, name, keep_until, pinned, made_by, made, note };
         Ok((id, vec![CatalogueRecord::Mark(mark)]))
     }
 

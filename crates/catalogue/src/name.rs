@@ -84,6 +84,26 @@ name!(
     |byte| byte.is_ascii_alphanumeric() || byte == b'-'
 );
 
+/// A line for people: 1 to 255 bytes, no control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note(String);
+
+impl Note {
+    /// Bytes of the longest.
+    pub const BYTES_MAX: usize = 255;
+
+    /// Checks the rule.
+    pub fn parse(text: &str) -> Option<Self> {
+        let good = (1..=Self::BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control);
+        good.then(|| Self(text.to_owned()))
+    }
+
+    /// The note as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The second of that time as `20261120T101231Z`.
 pub fn utc_name(time: Timestamp) -> String {
     let seconds = time.0.div_euclid(1_000_000_000);

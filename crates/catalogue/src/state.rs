@@ -9,7 +9,7 @@ use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
 
 use crate::{
     error::{CatalogueError, RecordError},
-    name::{BranchName, MarkName, VolumeName, nearest},
+    name::{BranchName, MarkName, Note, VolumeName, nearest},
     record::CatalogueRecord,
 };
 
@@ -226,6 +226,8 @@ pub struct Mark {
     pub made_by: ClientId,
     /// When it was made (it may mark an earlier instant).
     pub made: Timestamp,
+    /// A line for people.
+    pub note: Option<Note>,
 }
 
 macro_rules! number {

@@ -7,7 +7,7 @@ use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
 
 use crate::{
     error::RecordError,
-    name::{BranchName, MarkName, VolumeName},
+    name::{BranchName, MarkName, Note, VolumeName},
     record::CatalogueRecord,
     state::{
         AckPolicy, Attachment, Branch, Fork, LogicalBlock, Mark, MarkId, Opening, OpeningId,
@@ -253,9 +253,13 @@ impl Writer {
         self.when(mark.at);
         self.u64(mark.made_by.0);
         self.time(mark.made);
-        self.u8(u8::from(mark.pinned) | u8::from(mark.keep_until.is_some()) << 1);
+        let flags = u8::from(mark.pinned) | u8::from(mark.keep_until.is_some()) << 1;
+        self.u8(flags | u8::from(mark.note.is_some()) << 2);
         self.time(mark.keep_until.unwrap_or(Timestamp(0)));
         self.text(mark.name.as_str());
+        if let Some(note) = &mark.note {
+            self.text(note.as_str());
+        }
     }
 
     fn who(&mut self, who: &Who) {
@@ -421,14 +425,19 @@ impl<'a> Reader<'a> {
         let at = self.when("at")?;
         let made_by = ClientId(self.u64("made by")?);
         let made = self.time("made")?;
-        let flags = self.flags(0b11, "flags")?;
+        let flags = self.flags(0b111, "flags")?;
         let until = self.time("keep until")?;
         if flags & 2 == 0 && until != Timestamp(0) {
             return Err(self.bad("keep until"));
         }
         let keep_until = (flags & 2 != 0).then_some(until);
         let name = MarkName::parse(self.text("name")?).map_err(|_| self.bad("name"))?;
-        Ok(Mark { id, volume, branch, at, name, keep_until, pinned: flags & 1 != 0, made_by, made })
+        let note = match flags & 4 {
+            0 => None,
+            _ => Some(Note::parse(self.text("note")?).ok_or_else(|| self.bad("note"))?),
+        };
+        let pinned = flags & 1 != 0;
+        Ok(Mark { id, volume, branch, at, name, keep_until, pinned, made_by, made, note })
     }
 
     fn who(&mut self) -> Result<Who, RecordError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use catalogue::{
     At, AtTime, Catalogue, CatalogueRecord, History, Instant, LogicalBlock, NewMark, NewVolume,
-    Presence, Trash, VolumeKey, VolumeName, VolumeOptions, When,
+    Note, Presence, Trash, VolumeKey, VolumeName, VolumeOptions, When,
 };
 use proptest::{collection::vec, prelude::*};
 use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
@@ -152,7 +152,10 @@ impl Model {
             8 => {
                 let name = catalogue::MarkName::parse("m").expect("a name");
                 let (branch, made_by) = (branch.id, ClientId(0));
-                let new = NewMark { branch, at, name, keep_until: None, pinned: false, made_by };
+                let note =
+                    (op % 2 == 0).then(|| Note::parse("before the upgrade").expect("a line"));
+                let pinned = false;
+                let new = NewMark { branch, at, name, keep_until: None, pinned, made_by, note };
                 let (_, records) = self.catalogue.plan_mark(new, now.time).expect("live");
                 self.apply(records);
             }

@@ -105,7 +105,7 @@ fn attach(catalogue: &mut Catalogue, volume: VolumeId, pid: u32) -> ClientId {
 
 fn mark(catalogue: &mut Catalogue, branch: BranchId, text: &str, at: u64, pinned: bool) -> MarkId {
     let (name, made_by) = (MarkName::parse(text).expect("a name"), ClientId(0));
-    let new = NewMark { branch, at: when(at), name, keep_until: None, pinned, made_by };
+    let new = NewMark { branch, at: when(at), name, keep_until: None, pinned, made_by, note: None };
     let (id, records) = catalogue.plan_mark(new, when(at).time).expect("live");
     apply(catalogue, records);
     id
