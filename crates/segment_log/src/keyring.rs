@@ -28,6 +28,13 @@ impl Keyring {
         keys.volumes.insert(branch, volume);
     }
 
+    /// The branch is gone: its cells can be opened no more.
+    pub fn forget_branch(&self, branch: BranchId) {
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        keys.volumes.remove(&branch);
+        keys.cells.retain(|(of, _), _| *of != branch);
+    }
+
     /// Sequences from the epoch's first on use its random bytes.
     pub fn learn_epoch(&self, epoch: &EpochRecord) {
         let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);

@@ -44,7 +44,7 @@ pub enum ListenError {
     /// A server listens there, or is about to.
     #[error("{} is served by another process", path.display())]
     Busy {
-        /// Socket or lock file.
+        /// The socket.
         path: PathBuf,
     },
     /// What is there belongs to somebody else.
@@ -213,7 +213,7 @@ impl Place {
             match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => (),
                 Err(Errno::WOULDBLOCK) => {
-                    return Err(ListenError::Busy { path: self.sibling(&self.lock) });
+                    return Err(ListenError::Busy { path: self.path.clone() });
                 }
                 Err(error) => return Err(self.failed(&self.lock, error)),
             }
