@@ -63,8 +63,12 @@ pub struct SessionInfo {
     pub since_boot_ns: u64,
     /// Requests it sent.
     pub requests: u64,
-    /// Whether it has written.
+    /// Whether it has written, or is about to.
     pub attached: bool,
+    /// Bytes that were read well.
+    pub bytes_read: u64,
+    /// Bytes that were written well.
+    pub bytes_written: u64,
 }
 
 /// What it has open.
@@ -109,6 +113,8 @@ pub(super) struct Connection {
     pub open: Option<Open>,
     pub since_boot_ns: u64,
     pub requests: u64,
+    pub bytes_read: u64,
+    pub bytes_written: u64,
     /// Requests handed to the store, and their bytes.
     pub unanswered: usize,
     pub unanswered_bytes: usize,
@@ -157,6 +163,8 @@ impl Connection {
             open: None,
             since_boot_ns,
             requests: 0,
+            bytes_read: 0,
+            bytes_written: 0,
             unanswered: 0,
             unanswered_bytes: 0,
             receiving: false,

@@ -10,9 +10,11 @@
 
 mod connection;
 mod hub;
+mod tally;
 mod turn;
 mod workers;
 
 pub use connection::{Export, Exports, SessionInfo};
 pub use hub::{ChangeError, Hub};
+pub use tally::{BUCKETS_NS, Count, Counts, Kind};
 pub use turn::{Core, Running, StopReason, start};

@@ -3,6 +3,7 @@
 use super::{
     connection::{Attach, Connection, Export, Exports, INPUT_BYTES, Need, Open, SessionInfo, Step},
     hub::{Hub, Visit},
+    tally::{Asked, Counts, Kind, Tally},
     workers::Workers,
 };
 use block_device::{Answer, BlockError, Command, Completion};
@@ -15,7 +16,7 @@ use std::{
     thread,
     time::Duration,
 };
-use units::ClientId;
+use units::{ClientId, VolumeId};
 use volume::{Job, Store, ViewId};
 use world::{
     Clock, Done, Finished, Listener, Op, Pool, Ring, Socket, Token, Wait, memory::HUGE_BYTES,
@@ -57,6 +58,9 @@ pub struct Core {
     asked: bool,
     /// Connections that something happened to since they were last looked at.
     stirred: Vec<u64>,
+    tally: Tally,
+    /// Boot time of this turn.
+    turn_ns: u64,
 }
 
 /// Why the loop ended.
@@ -90,7 +94,7 @@ struct Tickets {
 }
 
 enum Asker {
-    Client { connection: u64, reply: ReplyTo, bytes: usize },
+    Client { connection: u64, reply: ReplyTo, bytes: usize, asked: Asked },
     Thread(Sender<Result<Answer, BlockError>>),
 }
 
@@ -181,6 +185,8 @@ impl Core {
             stopping: None,
             asked: false,
             stirred: Vec::new(),
+            tally: Tally::default(),
+            turn_ns: 0,
         }
     }
 
@@ -205,12 +211,20 @@ impl Core {
             export: connection.open.as_ref().map(|open| open.export.clone()),
             since_boot_ns: connection.since_boot_ns,
             requests: connection.requests,
+            // Who is about to be attached counts: its first write waits for nothing else.
             attached: connection
                 .open
                 .as_ref()
-                .is_some_and(|open| matches!(open.attach, Attach::Yes(_))),
+                .is_some_and(|open| matches!(open.attach, Attach::Asked | Attach::Yes(_))),
+            bytes_read: connection.bytes_read,
+            bytes_written: connection.bytes_written,
         };
         self.connections.iter().map(info).collect()
+    }
+
+    /// What clients asked for since the start, by volume.
+    pub fn counts(&self) -> Vec<(VolumeId, Counts)> {
+        self.tally.counts()
     }
 
     /// Ends the connections that are meant; gives how many.
@@ -371,13 +385,14 @@ impl Core {
         }
         loop {
             let Some(connection) = self.connections.get_mut(&id) else { return };
-            let target = connection.open.as_ref().map(|open| (open.view, open.attach));
+            let open = connection.open.as_ref();
+            let target = open.map(|open| (open.view, open.attach, open.export.volume));
             match connection.next(&self.pool) {
                 Step::Rest => break,
                 Step::Handled => {}
                 Step::Need(need) => self.need(id, need),
                 Step::Request { command, reply, bytes } => {
-                    let Some((view, attach)) = target else { break };
+                    let Some((view, attach, volume)) = target else { break };
                     let client = match attach {
                         Attach::Refused(error) if command.writes() => {
                             drop(command);
@@ -387,7 +402,9 @@ impl Core {
                         Attach::Yes(client) => client,
                         Attach::No | Attach::Asked | Attach::Refused(_) => ClientId(0),
                     };
-                    let ticket = self.tickets.add(Asker::Client { connection: id, reply, bytes });
+                    let asked = Asked::of(&command, volume, self.turn_ns);
+                    let asker = Asker::Client { connection: id, reply, bytes, asked };
+                    let ticket = self.tickets.add(asker);
                     self.store.submit(view, ticket, client, command);
                     connection.unanswered += 1;
                     connection.unanswered_bytes += bytes;
@@ -503,10 +520,17 @@ impl Core {
 
     fn complete(&mut self, completion: Completion) {
         match self.tickets.take(completion.ticket.0) {
-            Some(Asker::Client { connection: id, reply, bytes }) => {
+            Some(Asker::Client { connection: id, reply, bytes, asked }) => {
+                let well = completion.result.is_ok();
+                self.tally.add(asked, self.turn_ns, well);
                 let Some(connection) = self.connections.get_mut(&id) else { return };
                 connection.unanswered -= 1;
                 connection.unanswered_bytes -= bytes;
+                match asked.kind {
+                    Kind::Read if well => connection.bytes_read += asked.bytes,
+                    Kind::Write if well => connection.bytes_written += asked.bytes,
+                    _ => {}
+                }
                 connection.answer(reply, completion.result);
                 self.stirred.push(id);
             }
@@ -535,6 +559,7 @@ impl Core {
 
     fn look_at_deadlines(&mut self) {
         let now = self.clock.boot_ns();
+        self.turn_ns = now;
         for (id, connection) in &mut self.connections {
             let late = now.saturating_sub(connection.since_boot_ns) > HANDSHAKE_NS;
             if late && !connection.ending && connection.is_shaking_hands() {
