@@ -113,6 +113,16 @@ pub fn count_text(number: u64) -> String {
     out
 }
 
+/// Days for people, as exact as they are worth knowing.
+pub fn days_text(days: f64) -> String {
+    match days {
+        days if days < 1.0 => "less than a day".to_owned(),
+        days if days < 10.0 => format!("{days:.1} days"),
+        days if days < 730.0 => format!("{days:.0} days"),
+        _ => "more than two years".to_owned(),
+    }
+}
+
 /// A stretch of time for people, in its two largest units: `8 min 51 s`, `0.11 s`, `2 ms`.
 pub fn stretch_text(ns: u64) -> String {
     const NAMES: [(&str, u64); 4] = [
@@ -146,6 +156,13 @@ pub fn stretch_text(ns: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_are_no_more_exact_than_they_can_be() {
+        let texts = [0.04, 6.25, 61.2, 20_812.3].map(days_text);
+        let wanted = ["less than a day", "6.2 days", "61 days", "more than two years"];
+        assert_eq!(texts, wanted);
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -190,6 +190,9 @@ pub struct Status {
     pub throttled_s: f64,
     /// Damaged places known.
     pub damage: u64,
+    /// What a person should look at: files that are damaged or lost, work that failed, what was mended.
+    #[serde(default)]
+    pub faults: Vec<String>,
     /// Background work.
     pub jobs: Vec<Job>,
 }

@@ -1,97 +1,138 @@
 //! How much of history belongs to whom: cells by branch, counted once for each run that does not
 //! change any more.
 //!
-//! The first question after a start reads every run's entries; later ones only what is new. What is
-//! counted are cells, so bytes before packs are compressed.
+//! A run's entries are read a little at each question, so that the first one after a start takes no longer
+//! than the others; what is not counted yet is shared out as what is. So figures of a large store begin
+//! as estimates and end exact. What is counted are cells, so bytes before packs are compressed.
 
 use super::{
     past::Past,
     running::{Engine, lock},
 };
-use history_index::{Run, Source};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use history_index::{Entry, Run, Source};
+use std::{collections::BTreeMap, sync::Mutex};
 use units::{BranchId, CELL_BYTES, RunId, Sequence, Timestamp, VolumeId};
+use world::Clock;
 
 type Cells = BTreeMap<BranchId, u64>;
+type Entries = Box<dyn Iterator<Item = history_index::Result<Entry>> + Send>;
+
+/// Time that one question spends on counting.
+const PATIENCE_NS: u64 = 20_000_000;
+/// Entries between two looks at the clock.
+const STRIDE: usize = 4096;
 
 /// See the module's head.
 #[derive(Default)]
 pub(super) struct Census {
-    counted: Mutex<BTreeMap<RunId, Arc<Cells>>>,
+    counting: Mutex<BTreeMap<RunId, Counting>>,
 }
 
-impl Census {
-    /// Cells of each branch.
-    fn count(&self, past: &Past) -> Cells {
-        let mut all = Cells::new();
-        let mut add = |cells: &Cells| {
-            for (branch, count) in cells {
-                *all.entry(*branch).or_default() += count;
-            }
-        };
-        let mut runs = Vec::new();
-        for source in past.snapshot.index.sources() {
-            match source {
-                Source::Memory(run) => {
-                    let mut cells = Cells::new();
-                    for entry in &run.contents().entries {
-                        *cells.entry(entry.branch).or_default() += 1;
-                    }
-                    add(&cells);
-                }
-                Source::File(run) => {
-                    runs.push(run.meta().run);
-                    match self.of_run(run) {
-                        Ok(cells) => add(&cells),
-                        // A figure that is too low is better than no list of volumes.
-                        Err(error) => {
-                            tracing::warn!(%error, "cells of a damaged run are not counted");
-                        }
-                    }
-                }
-            }
-        }
-        lock(&self.counted).retain(|run, _| runs.contains(run));
-        all
+/// How far the counting of a run has come.
+struct Counting {
+    cells: Cells,
+    counted: u64,
+    rest: Option<Entries>,
+}
+
+impl Counting {
+    fn begin(run: &Run) -> Self {
+        let rest: Entries = Box::new(run.entries_of(None, &(Sequence::ZERO..=Sequence::MAX)));
+        Self { cells: Cells::new(), counted: 0, rest: Some(rest) }
     }
 
-    fn of_run(&self, run: &Arc<Run>) -> history_index::Result<Arc<Cells>> {
-        let id = run.meta().run;
-        if let Some(cells) = lock(&self.counted).get(&id) {
-            return Ok(cells.clone());
+    /// Counts some more; whether all is counted.
+    fn step(&mut self) -> bool {
+        let Some(rest) = &mut self.rest else { return true };
+        let before = self.counted;
+        for entry in rest.take(STRIDE) {
+            match entry {
+                Ok(entry) => *self.cells.entry(entry.branch).or_default() += 1,
+                // A figure that is too low is better than no list of volumes.
+                Err(error) => {
+                    tracing::warn!(%error, "cells of a damaged run are not counted");
+                    self.rest = None;
+                    return true;
+                }
+            }
+            self.counted += 1;
         }
-        let mut cells = Cells::new();
-        for entry in run.entries_of(None, &(Sequence::ZERO..=Sequence::MAX)) {
-            *cells.entry(entry?.branch).or_default() += 1;
+        if self.counted - before < STRIDE as u64 {
+            self.rest = None;
         }
-        let cells = Arc::new(cells);
-        lock(&self.counted).insert(id, cells.clone());
-        Ok(cells)
+        self.rest.is_none()
     }
 }
 
-impl Engine {
+/// Cells by branch.
+pub(super) struct Shares(Cells);
+
+impl Shares {
     /// Bytes that a volume's history takes.
-    pub(super) fn history_bytes(&self, past: &Past, volume: VolumeId) -> u64 {
-        let cells = self.census.count(past);
+    pub(super) fn of_volume(&self, past: &Past, volume: VolumeId) -> u64 {
         let branches = past.catalogue().branches(volume);
-        let count: u64 = branches.filter_map(|branch| cells.get(&branch.id)).sum();
+        let count: u64 = branches.filter_map(|branch| self.0.get(&branch.id)).sum();
         count * CELL_BYTES
     }
 
     /// Bytes that history of volumes in the trash takes.
-    pub(super) fn trash_bytes(&self, past: &Past) -> u64 {
-        let cells = self.census.count(past);
+    pub(super) fn of_trash(&self, past: &Past) -> u64 {
         let catalogue = past.catalogue();
         let trashed = |branch: &BranchId| {
             let volume = catalogue.branch(*branch).and_then(|it| catalogue.volume(it.volume));
             volume.is_some_and(|volume| volume.presence != catalogue::Presence::Live)
         };
-        let count: u64 = cells.iter().filter(|(branch, _)| trashed(branch)).map(|it| it.1).sum();
+        let count: u64 = self.0.iter().filter(|(branch, _)| trashed(branch)).map(|it| it.1).sum();
         count * CELL_BYTES
+    }
+}
+
+impl Census {
+    /// Cells of each branch, as far as they can be counted in a moment.
+    fn count(&self, past: &Past, clock: &dyn Clock) -> Shares {
+        let until_ns = clock.boot_ns().saturating_add(PATIENCE_NS);
+        let mut counting = lock(&self.counting);
+        let (mut cells, mut unknown, mut runs) = (Cells::new(), 0_u64, Vec::new());
+        let mut add = |more: &Cells| {
+            for (branch, count) in more {
+                *cells.entry(*branch).or_default() += count;
+            }
+        };
+        for source in past.snapshot.index.sources() {
+            match source {
+                Source::Memory(run) => {
+                    let mut here = Cells::new();
+                    for entry in &run.contents().entries {
+                        *here.entry(entry.branch).or_default() += 1;
+                    }
+                    add(&here);
+                }
+                Source::File(run) => {
+                    let meta = run.meta();
+                    runs.push(meta.run);
+                    let it = counting.entry(meta.run).or_insert_with(|| Counting::begin(run));
+                    while clock.boot_ns() < until_ns && !it.step() {}
+                    add(&it.cells);
+                    if it.rest.is_some() {
+                        unknown += meta.entries.saturating_sub(it.counted);
+                    }
+                }
+            }
+        }
+        counting.retain(|run, _| runs.contains(run));
+        let known: u64 = cells.values().sum();
+        for count in cells.values_mut() {
+            let more = u128::from(unknown) * u128::from(*count) / u128::from(known.max(1));
+            *count += u64::try_from(more).unwrap_or(u64::MAX);
+        }
+        Shares(cells)
+    }
+}
+
+impl Engine {
+    /// How much of history belongs to whom.
+    pub(super) fn history(&self, past: &Past) -> Shares {
+        self.census.count(past, &*self.held.clock)
     }
 }
 
@@ -133,6 +174,24 @@ pub(super) fn days_left(bytes: u64, since: Timestamp, now: Timestamp, free: u64)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_run_is_counted_in_steps() {
+        let entry = |number: usize| Entry {
+            branch: BranchId(u32::from(number >= STRIDE) + 1),
+            lba: units::Lba::new(number as u64).expect("small"),
+            sequence: Sequence::ZERO,
+            place: units::Place::new(units::FileId::new(1).expect("small"), 0).expect("aligned"),
+        };
+        let rest: Entries = Box::new((0..STRIDE + 7).map(move |number| Ok(entry(number))));
+        let mut counting = Counting { cells: Cells::new(), counted: 0, rest: Some(rest) };
+        assert!(!counting.step());
+        assert_eq!(counting.cells, Cells::from([(BranchId(1), STRIDE as u64)]));
+        assert!(counting.step());
+        assert_eq!(counting.cells[&BranchId(2)], 7);
+        assert!(counting.step(), "what is counted stays counted");
+        assert_eq!(counting.counted, STRIDE as u64 + 7);
+    }
 
     #[test]
     fn a_disk_lasts_by_the_pace_of_the_last_day() {

@@ -7,7 +7,7 @@ use super::{
 };
 use api::{
     Failure,
-    amounts::size_text,
+    amounts::{days_text, size_text},
     verbs::doctor::{Check, Checks, Health},
 };
 use segment_log::AckPolicy;
@@ -41,6 +41,13 @@ impl Engine {
                 format!("store {path} takes no writes: {poison}"),
                 "look at the disk, then start the server again",
             ));
+        }
+        if let Some(fault) = pulse.faults.first() {
+            let more = match pulse.faults.len() - 1 {
+                0 => String::new(),
+                more => format!("; and {more} more: strandline status"),
+            };
+            return Ok(fail(format!("store {path}: {fault}{more}"), "strandline store check"));
         }
         if pulse.damaged > 0 {
             let text = format!("store {path}: {} damaged places were met", pulse.damaged);
@@ -129,10 +136,10 @@ impl Engine {
                 fail(format!("the disk is full: {text}"), "make room, or move the store")
             }
             Some(days) if days < DAYS_FEW => warn(
-                format!("{text}: {days:.1} days at the pace of the last day"),
+                format!("{text}: {} at the pace of the last day", days_text(days)),
                 "make room; nothing of history is thinned yet",
             ),
-            Some(days) => ok(format!("{text}: {days:.0} days at the pace of the last day")),
+            Some(days) => ok(format!("{text}: {} at the pace of the last day", days_text(days))),
             None => ok(text),
         })
     }

@@ -24,6 +24,10 @@ use world::real::program_of;
 /// The disk refused something of ours.
 pub(super) fn disk_failure(doing: &str, error: &io::Error) -> Failure {
     let code = match error.kind() {
+        io::ErrorKind::NotFound => codes::NO_FILE,
+        io::ErrorKind::AlreadyExists
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory => codes::TARGET_EXISTS,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => codes::STORE_FULL,
         io::ErrorKind::PermissionDenied => codes::FILE_DENIED,
         io::ErrorKind::ReadOnlyFilesystem => codes::READ_ONLY,

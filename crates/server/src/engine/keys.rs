@@ -178,6 +178,9 @@ fn unread(path: &Path, error: &io::Error) -> Failure {
             format!("there is no key file {}", path.display()),
         );
     }
+    if error.kind() == io::ErrorKind::InvalidInput {
+        return Failure::new(codes::KEY_MISSING, format!("{} is no key file", path.display()));
+    }
     disk_failure(&format!("read the key file {}", path.display()), error)
 }
 

@@ -9,7 +9,7 @@ use api::{
     Failure, InstantSpec, MarkName, Point, Reference, VolumeName, codes,
     verbs::mark::{Mark, MarkAdd, MarkList, MarkLs, MarkPin, MarkRemove, MarkRemoved},
 };
-use catalogue::{InstantError, NewMark, Presence, Volume};
+use catalogue::{InstantError, NewMark, Note, Presence, Volume};
 use units::ClientId;
 
 /// What a mark of ours promises of a guest: what a power cut would have left.
@@ -17,10 +17,7 @@ const CONSISTENCY: &str = "crash";
 
 impl Engine {
     pub(super) fn mark_add(&self, request: &MarkAdd) -> Result<Mark, Failure> {
-        if request.note.is_some() {
-            return Err(Failure::new(codes::USAGE, "this version keeps no notes with marks")
-                .doing("say it in the mark's name"));
-        }
+        let note = request.note.as_deref().map(line).transpose()?;
         let name = catalogue_mark(&request.name)?;
         self.change(|past| {
             let found = past.find(&request.reference, false)?;
@@ -43,6 +40,7 @@ impl Engine {
                 keep_until: keep_ns.map(|ns| past.now.time.plus_ns(ns)),
                 pinned: request.pinned,
                 made_by: ClientId(0),
+                note: note.clone(),
             };
             let planned = past.catalogue().plan_mark(new.clone(), past.now.time);
             let (id, records) = planned.map_err(|error| past.teller().catalogue(error))?;
@@ -56,6 +54,7 @@ impl Engine {
                 pinned: new.pinned,
                 made_by: new.made_by,
                 made: past.now.time,
+                note: new.note,
             };
             Ok((answer(&found.volume, &mark, 0)?, records))
         })
@@ -111,6 +110,13 @@ pub(super) fn told(past: &Past, volume: &Volume, mark: &catalogue::Mark) -> Resu
     answer(volume, mark, u32::try_from(back).unwrap_or(u32::MAX))
 }
 
+fn line(text: &str) -> Result<Note, Failure> {
+    Note::parse(text).ok_or_else(|| {
+        let text = format!("a note is one line of 1 to {} bytes", Note::BYTES_MAX);
+        Failure::new(codes::USAGE, text)
+    })
+}
+
 fn answer(volume: &Volume, mark: &catalogue::Mark, back: u32) -> Result<Mark, Failure> {
     let (volume, name) = (api_volume(&volume.name)?, mark.name.as_str().parse::<MarkName>()?);
     let instant = InstantSpec::of(Point::Mark { name: name.clone(), back });
@@ -124,7 +130,7 @@ fn answer(volume: &Volume, mark: &catalogue::Mark, back: u32) -> Result<Mark, Fa
         until: mark.keep_until.map(Into::into),
         pinned: mark.pinned,
         consistency: CONSISTENCY.to_owned(),
-        note: None,
+        note: mark.note.as_ref().map(|note| note.as_str().to_owned()),
     })
 }
 

@@ -206,8 +206,11 @@ impl History for Past {
             |era: u32| self.or_trouble(self.snapshot.index.sequence_at(time, era)).flatten();
         match holding[..] {
             [] => {
-                let before = self.eras().iter().rev().find(|era| era.last.wall <= time);
-                AtTime::One(before.map_or(Sequence::ZERO, |era| era.last.sequence))
+                // The index is asked though the answer is an era's end: a lost run may lie there.
+                let eras = self.eras();
+                let before = eras.iter().rev().find(|era| era.last.wall <= time).or(eras.first());
+                let found = before.and_then(|era| point(era.last.era));
+                AtTime::One(found.map_or(Sequence::ZERO, |point| point.sequence))
             }
             [era] => {
                 let found = point(era.first.era).map_or(Sequence::ZERO, |point| point.sequence);

@@ -144,6 +144,7 @@ impl Engine {
             return Ok(());
         }
         self.end_dead_attachments()?;
+        self.destroy_keys(None)?;
         self.close_idle()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A client is attached from its first write until its clean end; what the catalogue says of it is
 //! durable before that write is answered. One client may have several connections: its attachment
-//! ends with the last of them that could write.
+//! ends with the last of them that wrote.
 
 use super::{
     failures::missing,
@@ -140,8 +140,8 @@ impl Engine {
             connected: true,
             writing: info.attached,
             read_only: export.read_only || export.at.is_some(),
-            bytes_read: 0,
-            bytes_written: 0,
+            bytes_read: info.bytes_read,
+            bytes_written: info.bytes_written,
         }))
     }
 
@@ -204,7 +204,9 @@ impl Engine {
         }
         let another = |info: &SessionInfo| {
             let open = info.export.as_ref();
-            info.peer == *peer && open.is_some_and(|it| it.branch == export.branch && !it.read_only)
+            info.attached
+                && info.peer == *peer
+                && open.is_some_and(|it| it.branch == export.branch && it.at.is_none())
         };
         if !gone && self.sessions()?.iter().any(another) {
             return Ok(());

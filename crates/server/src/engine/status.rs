@@ -29,6 +29,8 @@ const DAY_NS: i64 = 86_400_000_000_000;
 pub(super) struct Pulse {
     pub poison: Option<String>,
     pub trouble: Option<String>,
+    /// What cannot be read any more, and what it could not be read for last.
+    pub faults: Vec<String>,
     pub backlog: u64,
     pub free_segments: u64,
     pub damaged: u64,
@@ -91,6 +93,7 @@ impl Engine {
             memory: self.memory(&pulse),
             throttled_s: 0.0,
             damage: pulse.damaged,
+            faults: faults(&pulse, &held.healed),
             jobs: self.jobs(&pulse),
         })
     }
@@ -104,6 +107,12 @@ impl Engine {
                 // A store that is open for reading has a log that takes nothing, on purpose.
                 poison: log.poison().filter(|_| !read_only).map(ToString::to_string),
                 trouble: log.trouble().map(str::to_owned),
+                faults: log
+                    .damage()
+                    .iter()
+                    .cloned()
+                    .chain(core.store.trouble().map(str::to_owned))
+                    .collect(),
                 backlog: log.backlog() as u64,
                 free_segments: log.free_segments() as u64,
                 damaged: core.store.damaged(),
@@ -126,7 +135,7 @@ impl Engine {
             bulk: files("bulk")?,
             index: files("run")? + files("manifest")?,
             pool,
-            trash: self.trash_bytes(past),
+            trash: self.history(past).of_trash(past),
             reserve: self.held.config.reserve_bytes,
             free: room.free_bytes,
             total: room.total_bytes,
@@ -169,6 +178,14 @@ impl Engine {
         }
         jobs
     }
+}
+
+/// What a person should look at, the worst first.
+fn faults(pulse: &Pulse, healed: &[String]) -> Vec<String> {
+    let poison = pulse.poison.iter().map(|why| format!("takes no writes: {why}"));
+    let background = pulse.trouble.iter().map(|why| format!("background work failed: {why}"));
+    let healed = healed.iter().map(|what| format!("mended at the start: {what}"));
+    poison.chain(pulse.faults.iter().cloned()).chain(background).chain(healed).collect()
 }
 
 /// Where a server is reached, with no export named.

@@ -1,21 +1,28 @@
 //! `store trash ls|empty`.
 //!
-//! Emptying takes effect at once for everybody: what went cannot be named or brought back. Its key is
-//! destroyed at the next start of the server, when no unsealed segment can need it for recovery.
+//! Emptying takes effect at once for everybody: what went cannot be named or brought back. Its key goes as
+//! soon as no recovery can need it to tell a torn cell from a whole one: when what it sealed is indexed, or
+//! lies before a batch of the same segment that calls it flushed. Until then the volume stays as one that
+//! was emptied, and is looked at again every few seconds.
 
-use super::{naming::api_volume, past::Past, running::Engine, volumes::size_now};
+use super::{
+    census::Shares, failures::block_failure, naming::api_volume, past::Past, running::Engine,
+    volumes::size_now,
+};
 use api::{
     Failure, codes,
     verbs::trash::{TrashEmptied, TrashEmpty, TrashList, Trashed},
 };
-use catalogue::{CatalogueRecord, Presence, Volume};
+use catalogue::{CatalogueRecord, Presence, Trash, Volume};
+use history_index::Source;
+use units::{BLOCK_BYTES, BranchId, Sequence, VolumeId};
 
 impl Engine {
     pub(super) fn trash_ls(&self) -> Result<TrashList, Failure> {
         let past = self.look()?;
-        let mut trash = Vec::new();
+        let (mut trash, history) = (Vec::new(), self.history(&past));
         for volume in past.catalogue().volumes() {
-            if let Some(trashed) = self.trashed(&past, volume)? {
+            if let Some(trashed) = trashed(&past, &history, volume)? {
                 trash.push(trashed);
             }
             trash.extend(closed_branches(&past, volume)?);
@@ -27,12 +34,13 @@ impl Engine {
     pub(super) fn trash_empty(&self, request: &TrashEmpty) -> Result<TrashEmptied, Failure> {
         let plan = |past: &Past| {
             let (mut gone, mut records) = (Vec::new(), Vec::new());
+            let history = self.history(past);
             for volume in past.catalogue().volumes() {
                 let meant = request.name.as_ref();
                 if meant.is_some_and(|name| name.as_str() != volume.name.as_str()) {
                     continue;
                 }
-                let Some(trashed) = self.trashed(past, volume)? else { continue };
+                let Some(trashed) = trashed(past, &history, volume)? else { continue };
                 gone.push(trashed);
                 let volume = Volume { presence: Presence::Emptied, ..volume.clone() };
                 let id = volume.id;
@@ -60,21 +68,74 @@ impl Engine {
         if request.dry_run {
             return plan(&self.look()?).map(|(emptied, _)| emptied);
         }
-        self.change(plan)
+        let emptied = self.change(plan)?;
+        let barrier = self.barrier(&emptied.gone)?;
+        self.destroy_keys(barrier)?;
+        Ok(emptied)
     }
 
-    fn trashed(&self, past: &Past, volume: &Volume) -> Result<Option<Trashed>, Failure> {
-        let Presence::Trash { since, until } = volume.presence else { return Ok(None) };
-        let present = past.catalogue().present(volume.id);
-        Ok(Some(Trashed {
-            id: volume.id.0,
-            name: api_volume(&volume.name)?.to_string(),
-            size: present.map_or(0, |present| size_now(past, present.id)),
-            bytes: self.history_bytes(past, volume.id),
-            removed: since.into(),
-            until: until.into(),
-        }))
+    /// Writes something after all that the volumes hold, so that its batch calls that flushed; `None`
+    /// if none of them can be written.
+    fn barrier(&self, gone: &[Trashed]) -> Result<Option<Sequence>, Failure> {
+        let past = self.settled()?;
+        let present = gone.iter().filter_map(|it| past.catalogue().present(VolumeId(it.id)));
+        let whole = |branch: BranchId| size_now(&past, branch) >= BLOCK_BYTES;
+        let branch = present.filter(|it| !it.read_only && whole(it.id)).map(|it| it.id).next();
+        let Some(branch) = branch else { return Ok(None) };
+        let Some(view) = self.visit(move |core| core.store.open_view(branch, None))? else {
+            return Ok(None);
+        };
+        let trimmed = self.hub.trim(view, 0, BLOCK_BYTES);
+        self.visit(move |core| core.store.close_view(view))?;
+        trimmed.map(Some).map_err(|error| block_failure(error, "a volume that was emptied"))
     }
+
+    /// Lets go of the keys of emptied volumes that no recovery can need any more.
+    pub(super) fn destroy_keys(&self, barrier: Option<Sequence>) -> Result<(), Failure> {
+        let emptied = |past: &Past| {
+            past.catalogue().volumes().any(|volume| volume.presence == Presence::Emptied)
+        };
+        if !emptied(&self.look()?) {
+            return Ok(());
+        }
+        let planning = self.planning()?;
+        let past = self.settled()?;
+        let planned = past.catalogue().plan_empty_trash(Trash::Expired, past.now.time);
+        let (emptied, records) = planned.map_err(|error| past.teller().catalogue(error))?;
+        if emptied.branches.is_empty() || needed(&past, &emptied.branches, barrier) {
+            return Ok(());
+        }
+        self.commit(&planning, records)?;
+        for branch in emptied.branches {
+            self.held.keyring.forget_branch(branch);
+        }
+        Ok(())
+    }
+}
+
+/// Whether recovery could have to verify a cell of these branches: one that is in no run yet, in a
+/// segment that ends before the barrier.
+fn needed(past: &Past, branches: &[BranchId], barrier: Option<Sequence>) -> bool {
+    past.snapshot.index.sources().iter().any(|source| match source {
+        Source::File(_) => false,
+        Source::Memory(run) => {
+            barrier.is_none_or(|barrier| run.last() < barrier)
+                && run.contents().entries.iter().any(|entry| branches.contains(&entry.branch))
+        }
+    })
+}
+
+fn trashed(past: &Past, history: &Shares, volume: &Volume) -> Result<Option<Trashed>, Failure> {
+    let Presence::Trash { since, until } = volume.presence else { return Ok(None) };
+    let present = past.catalogue().present(volume.id);
+    Ok(Some(Trashed {
+        id: volume.id.0,
+        name: api_volume(&volume.name)?.to_string(),
+        size: present.map_or(0, |present| size_now(past, present.id)),
+        bytes: history.of_volume(past, volume.id),
+        removed: since.into(),
+        until: until.into(),
+    }))
 }
 
 /// Branches of `open --rw` that were closed.

@@ -1,6 +1,7 @@
 //! `vol create|ls|show|set|resize|rename|rm|undelete|release`.
 
 use super::{
+    census::Shares,
     failures::{block_failure, missing},
     marks,
     naming::{api_volume, catalogue_volume},
@@ -59,17 +60,18 @@ impl Engine {
         let past = self.look()?;
         let sessions = self.sessions()?;
         let live = past.catalogue().volumes().filter(|it| it.presence == Presence::Live);
+        let history = self.history(&past);
         let mut volumes = live
-            .map(|volume| self.summary(&past, &sessions, volume))
+            .map(|volume| Self::summary(&past, &sessions, &history, volume))
             .collect::<Result<Vec<_>, _>>()?;
         volumes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(VolList { volumes })
     }
 
     fn summary(
-        &self,
         past: &Past,
         sessions: &[SessionInfo],
+        history: &Shares,
         volume: &Volume,
     ) -> Result<VolSummary, Failure> {
         let present = present(past, volume)?;
@@ -79,7 +81,7 @@ impl Engine {
             size: size_now(past, present.id),
             branch: present.id.to_string(),
             block: block_bytes(volume),
-            history: self.history_bytes(past, volume.id),
+            history: history.of_volume(past, volume.id),
             clients: Self::connections(sessions, volume.id),
             attached: past.catalogue().attachments(volume.id).next().is_some(),
             keep: KEEP.to_owned(),
@@ -92,7 +94,16 @@ impl Engine {
         let past = if request.reference.instant.is_some() { self.settled()? } else { self.look()? };
         let found = past.find(&request.reference, request.exact)?;
         let moves = request.reference.instant.is_none();
-        let (branch, at) = found.state();
+        // The line that is written, though the last write on it may be its parent's.
+        let branch = match &request.reference.branch {
+            _ if !moves => found.resolved.branch,
+            None => present(&past, &found.volume)?.id,
+            Some(name) => {
+                let named = past.catalogue().find_branch(found.volume.id, name.as_str());
+                named.map_err(|error| past.teller().catalogue(error))?.id
+            }
+        };
+        let at = found.resolved.sequence;
         let reference = if moves { request.reference.clone() } else { found.reference.clone() };
         let known = past.catalogue().branch(branch);
         let ended = known.is_none_or(|branch| branch.read_only);
@@ -119,7 +130,7 @@ impl Engine {
                 catalogue::WhenFull::History => WhenFull::Thin,
                 catalogue::WhenFull::Stop => WhenFull::Stop,
             },
-            history: self.history_bytes(&past, volume.id),
+            history: self.history(&past).of_volume(&past, volume.id),
             oldest: oldest(&past, volume),
             serial: self.serial(branch, (!moves).then_some(at)),
             clients: self.attached(&past, volume.id)?,
@@ -206,7 +217,7 @@ impl Engine {
                 id: volume.id.0,
                 name: request.name.clone(),
                 size: size_now(past, present(past, volume)?.id),
-                history: self.history_bytes(past, volume.id),
+                history: self.history(past).of_volume(past, volume.id),
                 until: past.now.time.plus_ns(TRASH_NS).into(),
                 clones: clones(past, volume)?,
                 done: !request.dry_run,

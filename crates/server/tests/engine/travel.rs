@@ -253,11 +253,15 @@ fn marks_are_named_found_and_protected() {
     let first = house.ask(mark("nightly", "db")).expect("marked");
     assert_eq!(house.refusal(mark("nightly", "db")), codes::MARK_EXISTS);
     client.write(0, &[2; 4096]).expect("written");
-    let pinned = MarkAdd { pinned: true, ..mark("nightly", "db") };
+    let note = Some("before the upgrade".to_owned());
+    let pinned = MarkAdd { pinned: true, note: note.clone(), ..mark("nightly", "db") };
     let second = house.ask(pinned).expect("marked");
     let listed = house.ask(MarkLs::default()).expect("listed").marks;
     let names: Vec<_> = listed.iter().map(|it| it.reference.to_string()).collect();
     assert_eq!(names, ["db@mark:nightly~1", "db@mark:nightly"]);
+    assert_eq!((&listed[0].note, &listed[1].note), (&None, &note));
+    let long = MarkAdd { note: Some("x".repeat(256)), ..mark("long", "db") };
+    assert_eq!(house.refusal(long), codes::USAGE);
     assert_eq!(house.show("db@mark:nightly~1").seq, first.seq);
     assert_eq!(house.show("db@mark:nightly").seq, second.seq);
     let failure = house.ask(open("db@mark:nightl", false, None)).expect_err("no such mark");
@@ -322,5 +326,80 @@ fn sessions_are_listed_and_ended() {
     assert_eq!(client.flush(), Err(u32::MAX));
     assert_eq!(house.refusal(SessionKick { id: 999 }), codes::NO_CLIENT);
     assert_eq!(house.show("db").clients.len(), 1, "a lost link leaves its client attached");
+    house.stop();
+}
+
+/// The present was once shown as the branch of its last write, so read-only until somebody wrote.
+#[test]
+fn the_present_is_writable_right_after_a_rewind() {
+    let place = Place::new();
+    let house = place.serve();
+    house.create("db", MIB);
+    let mut client = house.connect("db");
+    client.write(0, &[1; 4096]).expect("written");
+    client.write(0, &[2; 4096]).expect("written");
+    client.end();
+    house.wait_until_free("db");
+    let before = house.show("db");
+    house.ask(rewind("db@seq:1")).expect("rewound");
+    let after = house.show("db");
+    assert!(!after.read_only, "{after:?}");
+    assert_ne!((after.branch, after.serial), (before.branch, before.serial));
+    let left = after.branches[0].name.to_string();
+    assert!(house.show(&format!("db~{left}")).read_only);
+    house.stop();
+}
+
+/// A process may keep a second connection open that never writes: it holds nothing that a rewind would
+/// write over.
+#[test]
+fn who_reads_on_is_not_attached() {
+    let place = Place::new();
+    let house = place.serve();
+    house.create("db", MIB);
+    let mut reader = house.connect("db");
+    let mut writer = house.connect("db");
+    writer.write(0, &[1; 4096]).expect("written");
+    let mut other = house.connect("db");
+    other.write(4096, &[1; 4096]).expect("written");
+    assert_eq!(house.show("db").clients.len(), 1, "one process");
+    writer.end();
+    reader.read(0, 4096).expect("read");
+    assert_eq!(house.refusal(rewind("db@seq:1")), codes::IN_USE, "another connection wrote");
+    other.end();
+    house.wait_until_free("db");
+    house.ask(rewind("db@seq:1")).expect("rewound");
+    reader.read(0, 4096).expect("read");
+    house.stop();
+}
+
+/// What lies in a run that is lost has no time any more; an instant before what is left was once said to
+/// be the volume's beginning.
+#[test]
+fn a_time_in_a_lost_run_is_refused() {
+    let place = Place::new();
+    let house = place.serve();
+    house.create("db", MIB);
+    house.connect("db").write(0, &[1; 4096]).expect("written");
+    let first = house.ask(mark("first", "db")).expect("marked");
+    house.stop();
+    let house = place.serve();
+    house.connect("db").write(0, &[2; 4096]).expect("written");
+    house.stop();
+    let runs = std::fs::read_dir(place.store().join("run")).expect("runs");
+    let number = |path: &std::path::Path| {
+        path.file_stem().and_then(|name| name.to_str()?.parse::<u64>().ok()).expect("a number")
+    };
+    let mut runs: Vec<_> = runs.map(|run| run.expect("listed").path()).collect();
+    runs.sort_by_key(|path| number(path));
+    println!("{runs:?}");
+    runs.pop().expect("the newest stays");
+    assert!(!runs.is_empty(), "there are two");
+    runs.iter().for_each(|run| std::fs::remove_file(run).expect("removed"));
+    let house = place.serve();
+    let at = format!("db@{}", first.time);
+    let found = house.ask(open(&at, false, None));
+    let failure = found.expect_err("its time is not known");
+    assert_eq!(failure.code, codes::DAMAGED, "{failure}");
     house.stop();
 }

@@ -5,15 +5,19 @@ use api::{
     codes,
     verbs::{
         doctor::{Doctor, Health},
+        session::SessionLs,
         store::{StatusAsk, StoreCheck, StoreInfoAsk},
         trash::{TrashEmpty, TrashLs},
         vol::{VolCreate, VolLs, VolRemove, VolRename, VolResize, VolSet, VolUndelete},
     },
 };
+use catalogue::{Catalogue, CatalogueRecord};
+use manifest::{KeyFile, Manifest, Secret, Secrets};
 use server::{
     data::Exports as _,
     engine::{Anyone, OpenOptions, Settings},
 };
+use std::fs;
 use world::{Access, Disk as _, real::RealDisk, ring::Peer};
 
 const MIB: u64 = 1 << 20;
@@ -216,5 +220,100 @@ fn a_store_says_how_it_is() {
         assert!(metrics.lines().any(|found| found == line), "{metrics}");
     }
     assert_eq!(house.show("db").reference, reference("db"));
+    house.stop();
+}
+
+/// What the disk holds of the catalogue.
+fn catalogue(place: &Place) -> Catalogue {
+    let disk = RealDisk::open(&place.store()).expect("a directory");
+    let secrets = Secrets::read(&disk).expect("super blocks");
+    let file = fs::read(place.key()).expect("a key");
+    let file = KeyFile::parse(&file).expect("a key file");
+    let master = secrets.unlock(Secret::KeyFile(&file)).expect("its key");
+    let store = secrets.facts().store;
+    let opened = Manifest::open(&disk, &master, store, manifest::Mode::Read);
+    let (_, records) = opened.expect("whole");
+    let mut catalogue = Catalogue::new();
+    for record in records.iter().filter(|record| CatalogueRecord::KINDS.contains(&record.kind)) {
+        let record = CatalogueRecord::decode(record.kind, &record.body).expect("ours");
+        catalogue.apply(record).expect("in order");
+    }
+    catalogue
+}
+
+/// Copies a store as a kill of its server would leave it.
+fn killed(place: &Place) -> Place {
+    let copy = Place::empty();
+    for directory in ["", "manifest", "log", "bulk", "pack", "run"] {
+        fs::create_dir_all(copy.store().join(directory)).expect("made");
+        for file in fs::read_dir(place.store().join(directory)).expect("listed") {
+            let file = file.expect("listed").path();
+            if file.is_file() {
+                let name = file.file_name().expect("a name");
+                fs::copy(&file, copy.store().join(directory).join(name)).expect("copied");
+            }
+        }
+    }
+    fs::create_dir_all(copy.key().parent().expect("one")).expect("made");
+    fs::copy(place.key(), copy.key()).expect("copied");
+    copy
+}
+
+/// The key once stayed until the next start.
+#[test]
+fn an_emptied_volume_loses_its_key_at_once() {
+    let place = Place::new();
+    let house = place.serve();
+    for name in ["gone", "stays"] {
+        house.create(name, 64 << 20);
+        let mut client = house.connect(name);
+        client.write(0, &vec![7; 128 << 10]).expect("written");
+        client.write(1 << 20, &vec![7; 512 << 10]).expect("a bulk write");
+        client.end();
+        house.wait_until_free(name);
+    }
+    let gone = VolRemove { name: "gone".parse().expect("a name"), dry_run: false };
+    house.ask(gone).expect("removed");
+    assert_eq!(catalogue(&place).volumes().count(), 2);
+    house.ask(TrashEmpty { name: None, dry_run: false }).expect("emptied");
+    let left: Vec<String> =
+        catalogue(&place).volumes().map(|volume| volume.name.to_string()).collect();
+    assert_eq!(left, ["stays"]);
+    assert_eq!(house.ask(StoreCheck { sample_ppm: None }).expect("checked").damage, []);
+    // Recovery can do without it.
+    let copy = killed(&place);
+    house.stop();
+    for place in [&copy, &place] {
+        let house = place.serve();
+        let mut client = house.connect("stays");
+        assert_eq!(client.read(1 << 20, 4096).expect("read"), [7; 4096]);
+        assert_eq!(house.ask(StoreCheck { sample_ppm: None }).expect("checked").damage, []);
+        house.stop();
+    }
+}
+
+#[test]
+fn requests_are_counted_by_volume_and_kind() {
+    let place = Place::new();
+    let house = place.serve();
+    house.create("db", 1 << 20);
+    let mut client = house.connect("db");
+    client.write(0, &[1; 4096]).expect("written");
+    client.write(4096, &[1; 4096]).expect("written");
+    client.read(0, 8192).expect("read");
+    client.flush().expect("flushed");
+    let metrics = house.engine.metrics();
+    for line in [
+        "strandline_requests_total{volume=\"db\",op=\"write\"} 2",
+        "strandline_bytes_total{volume=\"db\",op=\"write\"} 8192",
+        "strandline_requests_total{volume=\"db\",op=\"read\"} 1",
+        "strandline_bytes_total{volume=\"db\",op=\"read\"} 8192",
+        "strandline_ack_seconds_count{volume=\"db\",op=\"flush\"} 1",
+        "strandline_errors_total{kind=\"request\"} 0",
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line}\n{metrics}");
+    }
+    let sessions = house.ask(SessionLs::default()).expect("listed").sessions;
+    assert_eq!((sessions[0].bytes_read, sessions[0].bytes_written), (8192, 8192));
     house.stop();
 }
