@@ -76,6 +76,16 @@ impl<'a> Context<'a> {
         self.control.as_deref().ok_or_else(|| Failure::bug("the store was not kept"))
     }
 
+    /// Opens the store in this process, though flushed data at its log's end is missing.
+    pub fn accept_loss(&mut self) -> Result<(), Failure> {
+        if let Some(_server) = self.client()? {
+            return Ok(()); // a store that is served has lost nothing
+        }
+        let options = EngineOptions { accept_loss: true, ..self.engine_options() };
+        self.control = Some(backend::open(&options)?);
+        Ok(())
+    }
+
     /// A client of the server that runs for the store; `None` when none does.
     pub fn client(&self) -> Result<Option<Client>, Failure> {
         let named = self.global.socket.clone();

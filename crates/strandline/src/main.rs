@@ -6,6 +6,7 @@
 mod backend;
 mod cli;
 mod commands;
+mod config;
 mod context;
 mod out;
 mod places;
@@ -13,20 +14,24 @@ mod places;
 mod testing;
 
 use api::{Failure, codes};
-use clap::{Parser as _, error::ErrorKind};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 use cli::{Cli, Color, Noun};
 use out::{Output, Stop};
 use std::process::ExitCode;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misunderstood(&error),
     };
     choose_colour(cli.global.color);
     start_logs(&cli);
     let json = cli.global.json;
+    if let Err(failure) = config::fill_in(&mut cli) {
+        out::report(&failure, json);
+        return ExitCode::from(failure.exit());
+    }
     let mut output = Output::of_process(json, cli.global.quiet);
     let ended = context::Context::new(cli.global, &mut output)
         .map_err(Stop::from)
@@ -73,30 +78,38 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
         let _ = error.print(); // nobody is left to tell
         return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
     }
-    let failure = usage(error);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let failure = usage(error, &words);
     let json = std::env::args_os().any(|argument| argument == "--json");
     out::report(&failure, json);
     ExitCode::from(failure.exit())
 }
 
 /// The parser's words as a failure: its first line is the message, its tip the hint.
-fn usage(error: &clap::Error) -> Failure {
+fn usage(error: &clap::Error, words: &[String]) -> Failure {
     let text = error.render().to_string();
     let message: Vec<&str> =
         text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let message = message.join(" ");
     let message = message.strip_prefix("error: ").unwrap_or(&message);
     let mut failure = Failure::new(codes::USAGE, message);
-    let mut rest = text.lines().map(str::trim);
-    if let Some(tip) = rest.find_map(|line| line.strip_prefix("tip: ")) {
+    // That a value might be meant where an option stands is never what helps.
+    let mut tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    if let Some(tip) = tips.find(|tip| !tip.starts_with("to pass ")) {
         failure = failure.doing(tip);
     }
-    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "));
-    let command = usage.map(|usage| {
-        let words = usage.split(' ').take_while(|word| !word.starts_with(['-', '[', '<']));
-        words.collect::<Vec<_>>().join(" ")
-    });
-    failure.seeing(format!("{} --help", command.as_deref().unwrap_or("strandline")))
+    failure.seeing(format!("{} --help", command_of(words)))
+}
+
+/// The deepest command that the words name.
+fn command_of(words: &[String]) -> String {
+    let (mut command, mut path) = (Cli::command(), "strandline".to_owned());
+    for word in words {
+        let Some(below) = command.find_subcommand(word).cloned() else { continue };
+        path = format!("{path} {word}");
+        command = below;
+    }
+    path
 }
 
 fn choose_colour(color: Color) {
@@ -114,7 +127,8 @@ mod tests {
 
     fn refused(line: &str) -> String {
         let error = Cli::try_parse_from(line.split(' ')).expect_err("no grammar");
-        usage(&error).to_string()
+        let words: Vec<String> = line.split(' ').skip(1).map(str::to_owned).collect();
+        usage(&error, &words).to_string()
     }
 
     #[test]
@@ -125,6 +139,15 @@ mod tests {
              do            a similar subcommand exists: 'create'\n  \
              see           strandline vol --help"
         );
+    }
+
+    #[test]
+    fn a_bad_value_sends_to_the_help_of_its_command() {
+        let text = refused("strandline vol create db --size -5");
+        assert!(text.contains("`-5` is no size"), "{text}");
+        assert!(text.ends_with("see           strandline vol create --help"), "{text}");
+        let text = refused("strandline diff db@now --files");
+        assert!(!text.contains("to pass"), "{text}");
     }
 
     #[test]

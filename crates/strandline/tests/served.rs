@@ -156,7 +156,8 @@ fn a_recovery_key_opens_a_store_whose_key_is_lost() {
 #[test]
 fn the_demo_brings_the_files_back_and_leaves_nothing() {
     let place = Place(tempfile::tempdir().expect("a directory"));
-    let told = place.done(&["demo", "--once", "--built-in"]);
+    // Nobody is at a terminal: it ends by itself.
+    let told = place.done(&["demo", "--built-in"]);
     for part in ["$ strandline rewind disk@", "equal to the disk before", "Every file is back"] {
         assert!(told.contains(part), "`{part}` is not in\n{told}");
     }
@@ -165,4 +166,52 @@ fn the_demo_brings_the_files_back_and_leaves_nothing() {
     assert!(told.contains("The store stays in"), "{told}");
     assert!(place.path("kept/store/super.a").exists());
     assert!(place.refused(&["demo", "--once", "--keep", "kept"], 4).contains("kept"));
+}
+
+#[test]
+fn a_live_socket_is_refused_by_its_name() {
+    let place = Place::new();
+    let (server, _) = place.serve();
+    place.done(&["-s", "other", "--key-file", "other.key", "store", "init"]);
+    let line = ["-s", "other", "--key-file", "other.key", "serve", "--nbd", "unix:./nbd.sock"];
+    let told = place.refused(&line, 4);
+    assert!(told.starts_with("error[E4007]") && told.contains("nbd.sock is served"), "{told}");
+    drop(server);
+}
+
+#[test]
+fn settings_come_from_a_file_and_flags_beat_them() {
+    let place = Place::new();
+    let text = "store = \"store\"\nkey-file = \"store.key\"\n[serve]\nnbd = [\"unix:./a.sock\"]\n";
+    #[expect(clippy::disallowed_methods, reason = "the user's file")]
+    fs::write(place.path("config.toml"), text).expect("written");
+    let mut command = place.command(&["--config", "config.toml", "vol", "ls"]);
+    command.env_remove("STRANDLINE_STORE").env_remove("STRANDLINE_KEY_FILE");
+    let ran = command.output().expect("the binary runs");
+    assert!(String::from_utf8_lossy(&ran.stdout).starts_with("db\t"), "{ran:?}");
+    let mut command = place.command(&["--config", "config.toml", "-s", "nowhere", "vol", "ls"]);
+    assert_eq!(command.output().expect("the binary runs").status.code(), Some(3));
+    let told = place.refused(&["--config", "store.key", "vol", "ls"], 2);
+    assert!(told.contains("store.key"), "{told}");
+    assert!(place.refused(&["--config", "none.toml", "vol", "ls"], 3).contains("none.toml"));
+}
+
+#[test]
+fn wrong_use_is_told_what_to_do() {
+    let place = Place::new();
+    let told = place.refused(&["vol", "set", "db"], 2);
+    assert!(told.contains("--exclusive") && told.contains("vol set --help"), "{told}");
+    let told = place.refused(&["vol", "create", "x", "--size", "-5"], 2);
+    assert!(told.contains("`-5` is no size") && told.contains("vol create --help"), "{told}");
+    assert!(
+        place.refused(&["vol", "create", "x", "--size", "0"], 2).contains("did you mean  512?")
+    );
+    assert!(place.refused(&["restore", "db@now", "--to-disk", "-"], 2).contains("./-"));
+    assert!(place.refused(&["store", "init", "store.key"], 4).contains("store.key"));
+    assert!(place.refused(&["store", "init", "/proc/none"], 3).starts_with("error[E3002]"));
+    assert!(place.refused(&["--key-file", "/", "vol", "ls"], 5).contains("is no key file"));
+    assert!(place.done(&["help", "vol", "create"]).contains("--size"));
+    let told = place.refused(&["store", "repair", "--accept-loss"], 6);
+    assert!(told.contains("--yes"), "{told}");
+    assert!(place.done(&["store", "repair", "--accept-loss", "-y"]).contains("nothing to rebuild"));
 }

@@ -46,6 +46,10 @@ pub struct EngineOptions {
     pub passphrase_file: Option<PathBuf>,
     /// Whether the user may be asked for a passphrase.
     pub may_ask: bool,
+    /// The store may lie on a network file system.
+    pub network_fs: bool,
+    /// History may end before flushed data that is missing.
+    pub accept_loss: bool,
 }
 
 impl EngineOptions {
@@ -56,6 +60,8 @@ impl EngineOptions {
             key_file: global.key_file.clone(),
             passphrase_file: global.passphrase_file.clone(),
             may_ask,
+            network_fs: global.network_fs,
+            accept_loss: false,
         }
     }
 }
@@ -63,8 +69,8 @@ impl EngineOptions {
 /// Opens the store in this process. On a medium that cannot be written, what it holds can be read.
 pub fn open(options: &EngineOptions) -> Result<Box<dyn Control>, Failure> {
     let key = keys::source(options, false)?;
-    // Who allowed a network file system when the store was made need not say so each time.
-    let open = OpenOptions { key, network_fs: true, ..OpenOptions::default() };
+    let (network_fs, accept_loss) = (options.network_fs, options.accept_loss);
+    let open = OpenOptions { key, network_fs, accept_loss, ..OpenOptions::default() };
     let opened = match open_store(options, &open) {
         Err(failure) if failure.code == codes::READ_ONLY => {
             open_store(options, &OpenOptions { read_only: true, ..open })?
@@ -80,7 +86,7 @@ pub fn init(options: &EngineOptions, args: &InitArgs) -> Result<StoreCreated, Fa
     hide_memory();
     let key = keys::for_new_store(options, args.passphrase)?;
     let segment_bytes = args.segment_size;
-    let made = InitOptions { key, segment_bytes, network_fs: args.network_fs };
+    let made = InitOptions { key, segment_bytes, network_fs: options.network_fs };
     engine::init(&options.store, &made)
 }
 
@@ -97,10 +103,10 @@ pub fn serve(
     let open = OpenOptions {
         key: keys::source(options, args.passphrase)?,
         read_only: args.read_only,
-        ack: ack(args.ack),
+        ack: args.ack.map(ack).unwrap_or_default(),
         pack: !args.no_pack,
         pool_bytes: args.pool_size,
-        network_fs: true,
+        network_fs: options.network_fs,
         ..OpenOptions::default()
     };
     let opened = open_store(options, &open)?;
@@ -114,7 +120,7 @@ pub fn serve(
     };
     let usual = if nbd.is_empty() { Some(addresses::usual(&options.store)) } else { None };
     let doors = Doors { nbd, usual, socket_group, admin_group };
-    let serving = start(opened, settings, ring(args.io), &doors)?;
+    let serving = start(opened, settings, args.io.map_or(RingChoice::Auto, ring), &doors)?;
     begun(&serving);
     finish(serving, |_| false)
 }
@@ -130,7 +136,8 @@ pub fn serve_opened(
     let nbd = nbd.map(str::to_owned);
     let nbd = addresses::parse_all(nbd.as_slice(), false)?;
     let key = keys::source(options, false)?;
-    let open = OpenOptions { key, network_fs: true, ..OpenOptions::default() };
+    let network_fs = options.network_fs;
+    let open = OpenOptions { key, network_fs, ..OpenOptions::default() };
     let store = match open_store(options, &open) {
         Err(failure) if failure.code == codes::READ_ONLY && !request.writable => {
             open_store(options, &OpenOptions { read_only: true, ..open })?

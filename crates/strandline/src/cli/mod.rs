@@ -26,7 +26,6 @@ use std::path::PathBuf;
     name = "strandline",
     version,
     max_term_width = 100,
-    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true,
     after_help = "References: VOL[~BRANCH][@INSTANT]. Instants: now, start, -5m, 10:03:40, \
@@ -92,6 +91,21 @@ pub struct Global {
         hide_env_values = true
     )]
     pub passphrase_file: Option<PathBuf>,
+    /// Settings in TOML: keys as the flags are named, those of `serve` in [serve]
+    ///
+    /// A flag beats a variable, a variable this file. Without it /etc/strandline/config.toml is read
+    /// where there is one.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "STRANDLINE_CONFIG",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
+    /// Allow a store on a network file system
+    #[arg(long, global = true)]
+    pub network_fs: bool,
     /// JSON instead of text
     #[arg(long, global = true)]
     pub json: bool,
@@ -232,6 +246,14 @@ mod tests {
         let error = Cli::try_parse_from(["strandline", "vol", "create", "db", "--size", "ten"]);
         let text = error.expect_err("no size").to_string();
         assert!(text.contains("`ten` is no size; write 40G"), "{text}");
+    }
+
+    #[test]
+    fn a_change_of_settings_names_one() {
+        let refused = Cli::try_parse_from(["strandline", "vol", "set", "db"]);
+        let text = refused.expect_err("nothing to set").to_string();
+        assert!(text.contains("--exclusive"), "{text}");
+        assert!(Cli::try_parse_from(["strandline", "vol", "set", "db", "--exclusive"]).is_ok());
     }
 
     #[test]

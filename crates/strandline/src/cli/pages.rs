@@ -10,7 +10,7 @@ pub struct DemoArgs {
     /// Keep the store, in this new directory
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-    /// End after the proof, instead of serving until Ctrl-C
+    /// End after the proof, instead of serving until Ctrl-C; so it is where nobody is at a terminal
     #[arg(long)]
     pub once: bool,
     /// Use no other programs, even where they are installed

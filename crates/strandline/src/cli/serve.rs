@@ -2,6 +2,7 @@
 
 use super::size;
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 
 /// `serve`
 #[expect(clippy::struct_excessive_bools, reason = "one for each switch of the command line")]
@@ -17,11 +18,15 @@ pub struct ServeArgs {
     #[arg(long)]
     pub read_only: bool,
     /// What an answered write has reached
-    #[arg(long, value_name = "POLICY", default_value = "disk")]
-    pub ack: AckPolicy,
+    ///
+    /// [default: disk]
+    #[arg(long, value_name = "POLICY")]
+    pub ack: Option<AckPolicy>,
     /// How to drive the disk
-    #[arg(long, value_name = "WAY", default_value = "auto")]
-    pub io: IoChoice,
+    ///
+    /// [default: auto]
+    #[arg(long, value_name = "WAY")]
+    pub io: Option<IoChoice>,
     /// Keep segments as final form: less on disk, slower
     #[arg(long)]
     pub no_pack: bool,
@@ -49,7 +54,8 @@ pub struct ServeArgs {
 }
 
 /// What an answered write has reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AckPolicy {
     /// The disk's own cache, past the page cache
     Disk,
@@ -60,7 +66,8 @@ pub enum AckPolicy {
 }
 
 /// How to drive the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum IoChoice {
     /// io_uring where it works, else threads
     Auto,
@@ -71,7 +78,8 @@ pub enum IoChoice {
 }
 
 /// What everybody may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AnyoneRight {
     /// Read the present
     Read,

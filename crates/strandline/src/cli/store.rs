@@ -22,6 +22,9 @@ pub enum StoreVerb {
         /// Give a copied store an identity of its own
         #[arg(long)]
         new_id: bool,
+        /// Open the store though flushed data at the log's end is missing: history ends before it
+        #[arg(long)]
+        accept_loss: bool,
     },
     /// Free what no kept instant needs
     Gc {
@@ -49,9 +52,6 @@ pub struct InitArgs {
     /// Length of the log's segments; chosen from the file system when absent
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub segment_size: Option<u64>,
-    /// Allow a network file system
-    #[arg(long)]
-    pub network_fs: bool,
 }
 
 /// Verbs of `store key`.

@@ -58,7 +58,7 @@ pub struct VolCreateArgs {
     #[arg(value_name = "VOL")]
     pub name: String,
     /// Size of the disk, as in 40G
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub size: u64,
     /// Logical block that clients are told; fixed for ever
     #[arg(long, value_name = "BYTES", default_value = "512", value_parser = block)]
@@ -91,11 +91,18 @@ pub struct ShowArgs {
 
 /// `vol set`
 #[derive(Debug, Args)]
-#[group(id = "setting", required = true, multiple = true, args = ["exclusive", "read_only", "when_full"])]
 pub struct SetArgs {
     /// The volume
     #[arg(value_name = "VOL")]
     pub name: String,
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// What `vol set` changes, at least one.
+#[derive(Debug, Args)]
+#[group(id = "setting", required = true, multiple = true)]
+pub struct SettingArgs {
     /// Refuse a second writer
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub exclusive: Option<bool>,

@@ -52,13 +52,11 @@ fn say(found: &DiffPage, context: &mut Context<'_>) -> Result<(), Stop> {
     }
     if context.out.is_terminal() {
         let bytes: u64 = found.ranges.iter().map(|Difference { length, .. }| length).sum();
-        let ranges = count_text(found.ranges.len() as u64);
-        let line = format!(
-            "{} in {ranges} ranges differ: {} -> {}",
-            size_text(bytes),
-            found.from,
-            found.to
-        );
+        let ranges = match found.ranges.len() as u64 {
+            1 => "1 range differs".to_owned(),
+            count => format!("{} ranges differ", count_text(count)),
+        };
+        let line = format!("{} in {ranges}: {} -> {}", size_text(bytes), found.from, found.to);
         context.out.aside(&line)?;
         if found.size_from != found.size_to {
             let (from, to) = (size_text(found.size_from), size_text(found.size_to));

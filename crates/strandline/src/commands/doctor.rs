@@ -29,8 +29,11 @@ const NOT_PRIVATE: u32 = 0o077;
 const FREE_PERCENT_LOW: u64 = 10;
 
 pub(super) fn run(context: &mut Context<'_>) -> Result<u8, Stop> {
-    let mut found = outside(&context.store, context.global.key_file.as_deref());
-    match context.ask(Doctor {}) {
+    let answer = context.ask(Doctor {});
+    let (store, key) = (&context.store, context.global.key_file.as_deref());
+    // A store that can be asked knows its ground and its key better.
+    let mut found = outside(store, key, answer.is_err());
+    match answer {
         Ok(from_store) => found.checks.extend(from_store.checks),
         Err(failure) => found.checks.push(Check {
             health: Health::Fail,
@@ -72,8 +75,8 @@ fn fail(what: String, remedy: &str) -> Check {
     Check { health: Health::Fail, what, remedy: Some(remedy.to_owned()) }
 }
 
-/// What can be seen without opening the store.
-fn outside(store: &Path, key_file: Option<&Path>) -> Checks {
+/// What can be seen without opening the store; of its ground and key only if it is `mute`.
+fn outside(store: &Path, key_file: Option<&Path>, mute: bool) -> Checks {
     let mut checks = Vec::new();
     match fs::metadata(store) {
         Ok(metadata) if metadata.is_dir() => checks.push(directory(store, metadata.mode())),
@@ -86,9 +89,11 @@ fn outside(store: &Path, key_file: Option<&Path>) -> Checks {
             return Checks { checks };
         }
     }
-    checks.extend(file_system(store));
     checks.extend(socket(&places::control_socket(store)));
-    checks.extend(key_file.map(|file| key(file, store)));
+    if mute {
+        checks.extend(file_system(store));
+        checks.extend(key_file.map(|file| key(file, store)));
+    }
     Checks { checks }
 }
 
@@ -222,19 +227,19 @@ mod tests {
         let key = store.path().join("store.key");
         std::fs::File::create_new(&key).expect("a free name");
         set_mode(&key, 0o600);
-        let found = outside(store.path(), Some(&key));
+        let found = outside(store.path(), Some(&key), true);
         assert_eq!(healths(&found, "control.sock is world-writable"), [Health::Fail]);
         assert_eq!(healths(&found, "lies inside the store"), [Health::Warn]);
         set_mode(&socket, 0o600);
         set_mode(&key, 0o644);
-        let found = outside(store.path(), Some(&key));
+        let found = outside(store.path(), Some(&key), true);
         assert_eq!(healths(&found, "mode 0600"), [Health::Ok]);
         assert_eq!(healths(&found, "not its owner's alone"), [Health::Fail]);
     }
 
     #[test]
     fn no_store_is_one_failure() {
-        let found = outside(Path::new("/nonexistent/store"), None);
+        let found = outside(Path::new("/nonexistent/store"), None, true);
         assert_eq!(found.checks.len(), 1);
         assert_eq!(found.checks[0].health, Health::Fail);
     }

@@ -1,5 +1,6 @@
 //! `store key add|ls|rotate|rm`
 
+use super::many;
 use crate::{
     cli::{KeyAddKind, KeyVerb},
     context::Context,
@@ -29,7 +30,8 @@ pub(super) fn run(verb: KeyVerb, context: &mut Context<'_>) -> Result<u8, Stop> 
         KeyVerb::Rotate { volume } => {
             let volume = volume.map(|name| context.volume(&name)).transpose()?;
             context.answer(KeyRotate { volume }, |out, _, rotated| {
-                out.line(&format!("wrapped {} keys anew; no data was rewritten", rotated.volumes))
+                let keys = many(rotated.volumes, "key", "keys");
+                out.line(&format!("wrapped {keys} anew; no data was rewritten"))
             })
         }
         KeyVerb::Rm { slot } => remove(slot, context),

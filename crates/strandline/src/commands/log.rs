@@ -200,15 +200,27 @@ fn graph(log: &LogPage, zone: &Zone, width: usize) -> String {
         let bits: Vec<f64> = entropy.iter().map(mean).collect();
         writeln!(text, "entropy {}", sparkline(&bits, 8.0)).expect("a string takes all");
     }
+    let clock = |time: Time| {
+        let text = zone.show_precise(time);
+        text.split_once('.').map_or(text.clone(), |(seconds, _)| seconds.to_owned())
+    };
     let marks = log
         .marks
         .iter()
-        .map(|mark| (columns.at(mark.time), format!("{} {}", mark.name, zone.show(mark.time))));
-    let branches = log.branches.iter().map(|branch| {
-        let name = format!("~{} left {}", branch.name, zone.show(branch.from.time));
+        .map(|mark| (columns.at(mark.time), format!("{} {}", mark.name, clock(mark.time))));
+    let (open, left): (Vec<_>, Vec<_>) = log.branches.iter().partition(|branch| branch.writable);
+    // A branch that was left ends where its volume went back; one that is open begins where it does.
+    let left = left.into_iter().map(|branch| {
+        let name = format!("~{} left {}", branch.name, clock(branch.end.time));
+        (columns.at(branch.end.time), name)
+    });
+    let open = open.into_iter().map(|branch| {
+        let name = format!("~{} from {}", branch.name, clock(branch.from.time));
         (columns.at(branch.from.time), name)
     });
-    for (head, rows) in [("marks", marks.collect::<Vec<_>>()), ("left", branches.collect())] {
+    let rows: [(_, Vec<_>); 3] =
+        [("marks", marks.collect()), ("left", left.collect()), ("open", open.collect())];
+    for (head, rows) in rows {
         for (index, (column, name)) in rows.into_iter().enumerate() {
             let head = if index == 0 { head } else { "" };
             let gap = " ".repeat(column);
@@ -251,6 +263,7 @@ const fn size_as_f64(bytes: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::testing::{mark, moment};
+    use api::verbs::vol::Branch;
 
     fn page() -> LogPage {
         let minute = |number: u8, bytes| Minute {
@@ -283,8 +296,26 @@ mod tests {
             "db  09:52-10:01   1 min per column   peak 8.0 MiB/min   now seq 97 311\n\
              writes  ▁▁▁█▄▁▁▁▁▁\n\
              entropy ▄▁▁▄▄▁▁▁▁▁\n\
-             marks         ^before-upgrade 2026-11-20 09:58:02\n"
+             marks         ^before-upgrade 09:58:02\n"
         );
+    }
+
+    /// The time of a branch was once that of its last write, so that it differed from its name.
+    #[test]
+    fn a_branch_was_left_when_its_volume_went_back() {
+        let branch = |name: &str, writable| Branch {
+            name: name.parse().expect("a name"),
+            from: moment("2026-11-20T09:53:10Z", 4),
+            end: moment("2026-11-20T09:57:31Z", 8),
+            writable,
+        };
+        let mut page = page();
+        page.branches =
+            vec![branch("20261120T095731Z", false), branch("open-20261120T095312Z", true)];
+        let text = graph(&page, &Zone::utc(page.now.time.0), 100);
+        let wanted = "left         ^~20261120T095731Z left 09:57:31\n\
+                      open     ^~open-20261120T095312Z from 09:53:10\n";
+        assert!(text.ends_with(wanted), "{text}");
     }
 
     #[test]

@@ -28,7 +28,11 @@ use crate::{
     context::Context,
     out::{Output, Stop},
 };
-use api::{Zone, amounts::stretch_text, verbs::Resolution};
+use api::{
+    Zone,
+    amounts::{count_text, stretch_text},
+    verbs::Resolution,
+};
 
 /// Runs a command.
 pub fn run(noun: Noun, context: &mut Context<'_>) -> Result<u8, Stop> {
@@ -53,13 +57,27 @@ pub fn run(noun: Noun, context: &mut Context<'_>) -> Result<u8, Stop> {
     }
 }
 
+/// A pause that looks as if something were missing, if nothing is said of it.
+const PAUSE_NS: u64 = 1_000_000_000;
+
+/// A count with its noun: `1 file`, `97 311 files`.
+fn many(count: u64, one: &str, several: &str) -> String {
+    let noun = if count == 1 { one } else { several };
+    format!("{} {noun}", count_text(count))
+}
+
 /// How far from what was asked an instant lies: `, 2 ms before`; empty when it is just that.
 fn distance(resolution: Option<&Resolution>) -> String {
     match resolution {
-        Some(found) if found.before_ns > 0 => {
-            let thinned = if found.thinned { ", the nearest that is kept" } else { "" };
-            format!(", {} before{thinned}", stretch_text(found.before_ns))
+        Some(found) if found.before_ns > 0 && found.thinned => {
+            format!(", {} before, the nearest that is kept", stretch_text(found.before_ns))
         }
+        // The state is that of the time asked for, whenever its last write was.
+        Some(found) if found.asked == "now" => ", nothing written since".to_owned(),
+        Some(found) if found.before_ns >= PAUSE_NS => {
+            format!(", {} before; nothing written between", stretch_text(found.before_ns))
+        }
+        Some(found) if found.before_ns > 0 => format!(", {} before", stretch_text(found.before_ns)),
         _ => String::new(),
     }
 }

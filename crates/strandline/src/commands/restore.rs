@@ -36,6 +36,10 @@ pub(super) fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<u8, S
     let reference = context.instant_of(&args.reference)?;
     let found = context.ask(VolShow { reference, exact: args.exact })?;
     let (size, path) = (found.size, args.to_disk.as_path());
+    if path.as_os_str() == "-" {
+        let failure = Failure::new(codes::USAGE, "a disk is not written to stdout");
+        return Err(failure.doing("name a file, ./- for one of that name").into());
+    }
     let what = format!(
         "{} ({}{}), {}",
         found.reference,

@@ -3,7 +3,7 @@
 //! The store is asked twice: first for the plan, which refuses what the deed would refuse (clients
 //! that are attached), then for the deed, once the user has agreed.
 
-use super::{client_line, distance};
+use super::{client_line, distance, many};
 use crate::{cli::RewindArgs, context::Context, out::Stop};
 use api::{
     Failure, Zone,
@@ -21,9 +21,9 @@ pub(super) fn run(args: &RewindArgs, context: &mut Context<'_>) -> Result<u8, St
         return context
             .show::<Rewind>(&plan, |out, zone, plan| out.text(&(text(plan, zone) + "\n")));
     }
-    let count = count_text(plan.writes);
+    let count = many(plan.writes, "write", "writes");
     let kept = if plan.kept.is_some() { " (kept as a branch)" } else { "" };
-    let refusal = format!("{count} writes would leave the present{kept}; pass --yes");
+    let refusal = format!("{count} would leave the present{kept}; pass --yes");
     let refusal = Failure::new(codes::REWIND_UNCONFIRMED, refusal);
     let said = text(&plan, &context.zone);
     context.confirm(&said, "the volume's name", plan.name.as_str(), refusal)?;
@@ -50,18 +50,24 @@ pub(super) fn run(args: &RewindArgs, context: &mut Context<'_>) -> Result<u8, St
 fn text(plan: &Rewound, zone: &Zone) -> String {
     let back = u64::try_from(plan.from.time.0.since_ns(plan.to.time.0)).unwrap_or(0);
     let kept = match &plan.kept {
+        Some(kept) if plan.writes == 0 => format!("; it stays as {kept}, too"),
+        Some(kept) if plan.writes == 1 => format!("; it stays as {kept}"),
         Some(kept) => format!("; they stay as {kept}"),
         None => String::new(),
     };
     let mut text = format!(
-        "{} goes back {} to {}{} (seq {} -> {}). {} writes leave the present{kept}",
+        "{} goes back {} to {}{} (seq {} -> {}). {}{kept}",
         plan.name,
         stretch_text(back),
         zone.show_precise(plan.to.time),
         distance(plan.resolution.as_ref()),
         count_text(plan.from.seq),
         count_text(plan.to.seq),
-        count_text(plan.writes),
+        match plan.writes {
+            0 => "Nothing leaves the present".to_owned(),
+            1 => "1 write leaves the present".to_owned(),
+            count => format!("{} writes leave the present", count_text(count)),
+        },
     );
     if plan.size != plan.size_before {
         let (before, size) = (size_text(plan.size_before), size_text(plan.size));

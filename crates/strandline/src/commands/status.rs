@@ -1,13 +1,13 @@
 //! `status`
 
-use super::store::say_space;
+use super::{many, store::say_space};
 use crate::{
     context::Context,
     out::{Cell, Output, Stop, Table},
 };
 use api::{
     Zone,
-    amounts::{count_text, stretch_text},
+    amounts::{count_text, days_text, stretch_text},
     verbs::store::{Status, StatusAsk},
 };
 
@@ -20,7 +20,11 @@ fn say(out: &mut Output, zone: &Zone, status: &Status) -> Result<(), Stop> {
     table.fact("store", Cell::text(format!("{}  {}", status.id, status.path)));
     let pid = status.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
     let uptime = status.uptime_s.map(|seconds| seconds.saturating_mul(1_000_000_000));
-    let uptime = uptime.map(|ns| format!(", for {}", stretch_text(ns))).unwrap_or_default();
+    let uptime = match uptime {
+        None => String::new(),
+        Some(0) => ", just started".to_owned(),
+        Some(ns) => format!(", for {}", stretch_text(ns)),
+    };
     table.fact("state", Cell::text(format!("{}{pid}{uptime}", status.state)));
     table.fact("version", Cell::text(&status.version));
     for uri in &status.listening {
@@ -37,7 +41,8 @@ fn say(out: &mut Output, zone: &Zone, status: &Status) -> Result<(), Stop> {
     table.fact("clients", Cell::count(status.clients));
     say_space(&mut table, &status.space);
     if let Some(days) = status.days_left {
-        table.fact("disk lasts", Cell::text(format!("{days:.1} days at the pace of the last day")));
+        let pace = "at the pace of the last day";
+        table.fact("disk lasts", Cell::text(format!("{} {pace}", days_text(days))));
     }
     table.fact("memory cap", Cell::size(status.memory.cap));
     table.fact("pages", Cell::size(status.memory.pages));
@@ -49,8 +54,14 @@ fn say(out: &mut Output, zone: &Zone, status: &Status) -> Result<(), Stop> {
     if status.damage > 0 {
         table.fact(
             "damage",
-            Cell::text(format!("{} places: strandline store check", status.damage)),
+            Cell::text(format!(
+                "{}: strandline store check",
+                many(status.damage, "place", "places")
+            )),
         );
+    }
+    for fault in &status.faults {
+        table.fact("fault", Cell::text(fault));
     }
     for job in &status.jobs {
         let progress = job.progress.map(|done| format!(" {:.0} %", done * 100.0));

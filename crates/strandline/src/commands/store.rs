@@ -1,6 +1,6 @@
 //! `store init|info|check|repair|gc`, and the way to `key` and `trash`.
 
-use super::{key, trash};
+use super::{key, many, trash};
 use crate::{
     backend::{self, EngineOptions},
     cli::{InitArgs, StoreVerb},
@@ -23,7 +23,7 @@ pub(super) fn run(verb: StoreVerb, context: &mut Context<'_>) -> Result<u8, Stop
         StoreVerb::Init(args) => init(&args, context),
         StoreVerb::Info => context.answer(store::StoreInfoAsk {}, say_info),
         StoreVerb::Check { sample } => check(sample, context),
-        StoreVerb::Repair { new_id } => repair(new_id, context),
+        StoreVerb::Repair { new_id, accept_loss } => repair(new_id, accept_loss, context),
         StoreVerb::Gc { now } => gc(now, context),
         StoreVerb::Key(verb) => key::run(verb, context),
         StoreVerb::Trash(verb) => trash::run(verb, context),
@@ -100,7 +100,10 @@ pub(super) fn say_space(table: &mut Table, space: &Space) {
 fn check(sample_ppm: Option<u32>, context: &mut Context<'_>) -> Result<u8, Stop> {
     let found = context.ask(store::StoreCheck { sample_ppm })?;
     context.show::<store::StoreCheck>(&found, |out, _, found| {
-        let took = stretch_text(found.took_ms.saturating_mul(1_000_000));
+        let took = match found.took_ms {
+            0 => "less than 1 ms".to_owned(),
+            ms => stretch_text(ms.saturating_mul(1_000_000)),
+        };
         let (cells, bytes) = (count_text(found.cells), size_text(found.bytes));
         out.line(&format!("checked {cells} cells, {bytes}, in {took}"))?;
         say_damage(out, &found.damage)
@@ -136,8 +139,14 @@ fn say_damage(out: &mut Output, damage: &[Damage]) -> Result<(), Stop> {
     out.table(&table)
 }
 
-fn repair(new_id: bool, context: &mut Context<'_>) -> Result<u8, Stop> {
+fn repair(new_id: bool, accept_loss: bool, context: &mut Context<'_>) -> Result<u8, Stop> {
     let dry_run = context.global.dry_run;
+    if accept_loss {
+        let text = "what was flushed and is missing, and all behind it, leaves history for good";
+        let refusal = Failure::new(codes::UNCONFIRMED, format!("{text}; pass --yes"));
+        context.confirm(text, "`loss`", "loss", refusal)?;
+        context.accept_loss()?;
+    }
     context.answer(store::StoreRepair { new_id, dry_run }, |out, _, repaired| {
         let verb = if repaired.done { "rebuilt" } else { "would rebuild" };
         for line in &repaired.rebuilt {
@@ -161,6 +170,7 @@ fn gc(now: bool, context: &mut Context<'_>) -> Result<u8, Stop> {
     }
     context.answer(store::StoreGc { now, dry_run }, |out, _, freed| {
         let verb = if freed.done { "freed" } else { "would free" };
-        out.line(&format!("{verb} {} in {} files", size_text(freed.freed), freed.files))
+        let files = many(freed.files, "file", "files");
+        out.line(&format!("{verb} {} in {files}", size_text(freed.freed)))
     })
 }

@@ -1,5 +1,6 @@
 //! `store trash ls|empty`
 
+use super::many;
 use crate::{
     cli::TrashVerb,
     context::Context,
@@ -58,6 +59,7 @@ fn empty(name: Option<&str>, context: &mut Context<'_>) -> Result<u8, Stop> {
     let dry_run = context.global.dry_run;
     context.answer(TrashEmpty { name, dry_run }, |out, _, emptied| {
         let verb = if emptied.done { "freed" } else { "would free" };
-        out.line(&format!("{verb} {} of {} volumes", size_text(emptied.freed), emptied.gone.len()))
+        let volumes = many(emptied.gone.len() as u64, "volume", "volumes");
+        out.line(&format!("{verb} {} of {volumes}", size_text(emptied.freed)))
     })
 }

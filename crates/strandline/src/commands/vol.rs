@@ -76,9 +76,19 @@ fn aligned(size: u64, block: u32) -> Result<(), Failure> {
     if size > 0 && size.is_multiple_of(block) {
         return Ok(());
     }
+    if size == 0 {
+        let failure = Failure::new(codes::SIZE, "a disk of no bytes holds nothing");
+        return Err(failure.meaning(format!("{block}?")));
+    }
     let next = size.div_ceil(block).max(1).saturating_mul(block);
-    Err(Failure::new(codes::SIZE_UNALIGNED, format!("{size} bytes are no multiple of {block}"))
-        .meaning(format!("{next}?")))
+    Err(Failure::new(
+        codes::SIZE_UNALIGNED,
+        format!(
+            "{} no multiple of {block}",
+            if size == 1 { "1 byte is".to_owned() } else { format!("{size} bytes are") }
+        ),
+    )
+    .meaning(format!("{next}?")))
 }
 
 fn say_list(out: &mut Output, zone: &Zone, volumes: &[VolSummary]) -> Result<(), Stop> {
@@ -164,11 +174,16 @@ fn say_details(out: &mut Output, zone: &Zone, found: &VolDetails) -> Result<(), 
 
 fn set(args: &SetArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
     let name = context.volume(&args.name)?;
-    let when_full = args.when_full.map(|choice| match choice {
+    let when_full = args.settings.when_full.map(|choice| match choice {
         WhenFullChoice::Thin => WhenFull::Thin,
         WhenFullChoice::Stop => WhenFull::Stop,
     });
-    let asked = VolSet { name, exclusive: args.exclusive, read_only: args.read_only, when_full };
+    let asked = VolSet {
+        name,
+        exclusive: args.settings.exclusive,
+        read_only: args.settings.read_only,
+        when_full,
+    };
     context.answer(asked, say_details)
 }
 

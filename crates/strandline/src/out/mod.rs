@@ -156,16 +156,26 @@ impl Output {
 
 /// Asks the person at the terminal for a secret, where nothing was printed that still waits.
 pub fn secret(text: &str) -> io::Result<api::verbs::secret::Secret> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    use rustix::{
+        process::{Signal, getpid, kill_process},
+        termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr},
+    };
+    /// What a terminal sends for Ctrl-C.
+    const INTERRUPT: u8 = 3;
     let stdin = io::stdin();
     let before = tcgetattr(&stdin)?;
     let mut silent = before.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
-    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    // Ctrl-C ends the line instead of this process, which would leave the terminal mute.
+    silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+    silent.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+    tcsetattr(&stdin, OptionalActions::Now, &silent)?;
     let answer = ask(text);
-    tcsetattr(&stdin, OptionalActions::Flush, &before)?;
+    tcsetattr(&stdin, OptionalActions::Now, &before)?;
     writeln!(anstream::stderr())?;
     let mut line = answer?;
+    if line.as_bytes().contains(&INTERRUPT) {
+        kill_process(getpid(), Signal::INT)?; // what it would have done
+    }
     line.truncate(line.trim_end_matches(['\n', '\r']).len());
     Ok(api::verbs::secret::Secret::new(line))
 }
