@@ -59,16 +59,27 @@ const LONG: &[Long] = &[
     ("kills-survive", |places| {
         places.kill_test(&["--work", "stamp", "--rounds", "5", "--survive"])
     }),
-    ("power-cut-ext4", |places| places.power_cut("ext4", &["--rounds", "3", "--points", "60"])),
-    ("power-cut-xfs", |places| places.power_cut("xfs", &["--rounds", "3", "--points", "60"])),
+    ("guest-boots", |places| places.guests("boots")),
+    ("guest-kernel-nbd", |places| places.guests("kernel-nbd")),
+    ("power-cut-ext4", |places| {
+        places.power_cut("ext4", Segments::New, &["--rounds", "3", "--points", "60"])
+    }),
+    ("power-cut-xfs", |places| {
+        places.power_cut("xfs", Segments::New, &["--rounds", "3", "--points", "60"])
+    }),
+    ("power-cut-used", |places| {
+        places.power_cut("xfs", Segments::Used, &["--rounds", "3", "--points", "60", "--prefix"])
+    }),
     ("power-cut-torn", |places| {
-        places.power_cut("ext4", &["--rounds", "3", "--points", "100", "--kinds", "torn"])
+        let words = ["--rounds", "3", "--points", "100", "--kinds", "torn", "--prefix"];
+        places.power_cut("ext4", Segments::Used, &words)
     }),
     ("power-cut-prefix", |places| {
-        places.power_cut("xfs", &["--rounds", "2", "--points", "60", "--prefix", "--depth", "1"])
+        places.power_cut("xfs", Segments::New, &["--rounds", "2", "--points", "60", "--prefix"])
     }),
     ("power-cut-again", |places| {
-        places.power_cut("ext4", &["--rounds", "2", "--points", "40", "--again", "0.5"])
+        let words = ["--rounds", "2", "--points", "40", "--again", "0.5"];
+        places.power_cut("ext4", Segments::Used, &words)
     }),
     ("sim", |_| {
         Ok(cargo(&["run", "--release", "--package", "strandline-sim", "--", "--minutes", "120"]))
@@ -118,6 +129,15 @@ pub(crate) fn soak(words: &[&str]) -> Result<(), Failure> {
         ["--only", name] => run_named(Some(name)),
         _ => Err(Failure("usage: cargo xtask soak [--only NAME]".into())),
     }
+}
+
+/// What the log of a store writes over when its power is cut.
+#[derive(Clone, Copy, Debug)]
+enum Segments {
+    /// Blocks that were never written: file systems order their data before the file's size.
+    New,
+    /// Its own older records: only there are torn ones seen.
+    Used,
 }
 
 /// Where things lie during a soak.
@@ -198,19 +218,52 @@ impl Places {
         Ok(check)
     }
 
-    fn power_cut(&self, file_system: &str, words: &[&str]) -> Result<Command, String> {
+    fn power_cut(
+        &self,
+        file_system: &str,
+        segments: Segments,
+        words: &[&str],
+    ) -> Result<Command, String> {
         let lab = self.shared("lab/lab")?;
         let program = self.program();
-        let key = self.work.join("power-cut");
-        let init = format!(
-            "{program} store init $STORE --segment-size 8M && \
+        let name = format!("{file_system}{segments:?}{}", words.concat());
+        let key = self.work.join(format!("{name}.key"));
+        let size = match segments {
+            Segments::New => "8M",
+            Segments::Used => "1M",
+        };
+        let mut init = format!(
+            "{program} store init $STORE --segment-size {size} && \
              {program} -s $STORE vol create vol --size 128M"
         );
-        let mut check = command(lab, &["power-cut", "--fs", file_system, "--size", "512M"]);
+        if let Segments::Used = segments {
+            let stamp = self.shared("lab/stamp.py")?;
+            // Behind what the recorded writer and its second run (`--again`) write.
+            let used = format!(
+                " || exit 1; {program} -s $STORE serve --nbd unix:$STORE/used & server=$!; \
+                 trap 'kill $server' EXIT; \
+                 until [ -S $STORE/used ]; do kill -0 $server || exit 1; sleep 0.05; done; \
+                 {} write \"nbd+unix:///vol?socket=$STORE/used\" --log {} \
+                 --base 67108864 --span 64M --maxlen 4 --depth 8 --flush-every 16 --count 6000 && \
+                 trap - EXIT && kill $server && wait $server",
+                stamp.display(),
+                self.work.join(format!("{name}.log")).display(),
+            );
+            init.push_str(&used);
+        }
+        let mut check = command(lab, &["power-cut", "--fs", file_system, "--size", "1G"]);
         check
             .env("STRANDLINE_KEY_FILE", key)
             .args(["--export", "vol", "--init", &init, "--server"]);
         check.arg(format!("exec {program} -s $STORE serve --nbd unix:$SOCK")).args(words);
+        Ok(check)
+    }
+
+    fn guests(&self, what: &str) -> Result<Command, String> {
+        let lab = self.shared("lab/lab")?;
+        let script = shell::root().join("e2e/python/guests.py");
+        let mut check = command("python3", &[script]);
+        check.args([what, "--program", &self.program(), "--lab"]).arg(lab);
         Ok(check)
     }
 }
