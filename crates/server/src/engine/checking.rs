@@ -1,8 +1,9 @@
 //! `store check|repair|gc`: reading what the store holds against its seals.
 //!
-//! A check goes run by run through every cell that the index names, in the order in which packs hold
-//! them, so a disk reads ahead; it looks at what was durable when it began. What moved meanwhile is
-//! looked for anew. Memory: a window of a file.
+//! A check goes run by run through every cell that the index names; it looks at what was durable when
+//! it began. What moved meanwhile is looked for anew. A merged run names cells of many packs in an
+//! order of its own, so a batch of them is put into the order in which they lie, and neighbours are
+//! read together. Memory: the batch, and a window for each file that is open.
 
 use super::{
     failures::index_failure,
@@ -26,6 +27,10 @@ use world::{Access, File};
 
 /// Bytes that are read at a time.
 const WINDOW_BYTES: usize = 1 << 20;
+/// Cells that are sorted together: 4 MiB of entries.
+const BATCH_CELLS: usize = 1 << 17;
+/// Between two cells no more than this is read in vain.
+const GAP_BYTES: u64 = 32 << 10;
 /// Files that are kept open.
 const FILES_MAX: usize = 64;
 /// Places of damage that are told; the rest is only known to be there.
@@ -41,6 +46,7 @@ impl Engine {
             engine: self,
             sample_ppm: request.sample_ppm.unwrap_or(MILLION),
             files: BTreeMap::new(),
+            batch: Vec::new(),
             checked: StoreChecked { cells: 0, bytes: 0, took_ms: 0, damage: Vec::new() },
         };
         for copy in lock(&self.held.secrets).stale() {
@@ -49,6 +55,7 @@ impl Engine {
         for source in past.snapshot.index.sources() {
             check.source(&past, source)?;
         }
+        check.batch_full(&past)?;
         let mut checked = check.checked;
         checked.took_ms = self.held.clock.boot_ns().saturating_sub(begun) / 1_000_000;
         Ok(checked)
@@ -95,6 +102,7 @@ struct Check<'a> {
     engine: &'a Engine,
     sample_ppm: u32,
     files: BTreeMap<FileId, Option<Open>>,
+    batch: Vec<Entry>,
     checked: StoreChecked,
 }
 
@@ -109,11 +117,13 @@ struct Open {
 }
 
 impl Open {
-    /// The cell at an offset; `None` if the file ends before or does not read.
-    fn cell(&mut self, offset_bytes: u64) -> Option<&[u8]> {
+    /// The cell at an offset; `None` if the file ends before or does not read. What is read goes on
+    /// to `reach_bytes`, where the next cells lie.
+    fn cell(&mut self, offset_bytes: u64, reach_bytes: u64) -> Option<&[u8]> {
         let end = offset_bytes + CELL as u64;
         if offset_bytes < self.from || end > self.from + self.window.len() as u64 {
-            let length = self.file.length_bytes().ok()?.saturating_sub(offset_bytes);
+            let file_end = self.file.length_bytes().ok()?;
+            let length = reach_bytes.min(file_end).saturating_sub(offset_bytes);
             let length = usize::try_from(length).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES);
             self.window.clear();
             self.window.resize(length, 0);
@@ -158,13 +168,29 @@ impl Check<'_> {
     }
 
     fn entry(&mut self, past: &Past, entry: &Entry) -> Result<(), Failure> {
-        if !is_sampled(entry, self.sample_ppm) {
-            return Ok(());
+        if is_sampled(entry, self.sample_ppm) {
+            self.batch.push(*entry);
         }
+        if self.batch.len() < BATCH_CELLS { Ok(()) } else { self.batch_full(past) }
+    }
+
+    /// Reads the cells of the batch.
+    fn batch_full(&mut self, past: &Past) -> Result<(), Failure> {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.sort_unstable_by_key(|entry| entry.place);
+        for (at, entry) in batch.iter().enumerate() {
+            self.cell(past, entry, reach_bytes(&batch[at..]))?;
+        }
+        batch.clear();
+        self.batch = batch;
+        Ok(())
+    }
+
+    fn cell(&mut self, past: &Past, entry: &Entry, reach_bytes: u64) -> Result<(), Failure> {
         self.checked.cells += 1;
         self.checked.bytes += CELL as u64;
         let name = CellName { branch: entry.branch, lba: entry.lba, sequence: entry.sequence };
-        if self.is_whole(entry.place, name)? {
+        if self.is_whole(entry.place, name, reach_bytes)? {
             return Ok(());
         }
         // It may have moved since the check began.
@@ -177,7 +203,7 @@ impl Check<'_> {
             _ => None,
         });
         if let Some(place) = place.filter(|place| *place != entry.place)
-            && self.is_whole(place, name)?
+            && self.is_whole(place, name, end_bytes(place))?
         {
             return Ok(());
         }
@@ -198,10 +224,15 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn is_whole(&mut self, place: Place, name: CellName) -> Result<bool, Failure> {
+    fn is_whole(
+        &mut self,
+        place: Place,
+        name: CellName,
+        reach_bytes: u64,
+    ) -> Result<bool, Failure> {
         let keyring = self.engine.held.keyring.clone();
         let Some(open) = self.open(place.file())? else { return Ok(false) };
-        let Some(cell) = open.cell(place.offset_bytes()) else { return Ok(false) };
+        let Some(cell) = open.cell(place.offset_bytes(), reach_bytes) else { return Ok(false) };
         Ok(CellName::of(cell) == name && keyring.verify(cell))
     }
 
@@ -228,6 +259,26 @@ impl Check<'_> {
     }
 }
 
+fn end_bytes(place: Place) -> u64 {
+    place.offset_bytes() + CELL as u64
+}
+
+/// How far to read for the first of these cells, which are in the order in which they lie: to the
+/// end of the last one before a gap, the window's end or the file's.
+fn reach_bytes(cells: &[Entry]) -> u64 {
+    let Some(first) = cells.first().map(|entry| entry.place) else { return 0 };
+    let window_end = first.offset_bytes() + WINDOW_BYTES as u64;
+    let mut reach = end_bytes(first);
+    for place in cells.iter().map(|entry| entry.place) {
+        let near = place.file() == first.file() && place.offset_bytes() <= reach + GAP_BYTES;
+        if !near || end_bytes(place) > window_end {
+            break;
+        }
+        reach = end_bytes(place);
+    }
+    reach
+}
+
 fn file_damage(file: &str, what: &str) -> Damage {
     let (file, what) = (file.to_owned(), what.to_owned());
     Damage { volume: None, offset: None, length: None, seq: None, file, what }
@@ -238,4 +289,44 @@ fn is_sampled(entry: &Entry, sample_ppm: u32) -> bool {
     let mixed = (entry.lba.number() ^ entry.sequence.number().rotate_left(32))
         .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 20) % u64::from(MILLION) < u64::from(sample_ppm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use units::{BranchId, Lba};
+
+    const CELL_BYTES: u64 = CELL as u64;
+
+    fn cells(places: &[(u64, u64)]) -> Vec<Entry> {
+        let entry = |&(file, offset_bytes): &(u64, u64)| Entry {
+            branch: BranchId(1),
+            lba: Lba::new(0).expect("the first"),
+            sequence: Sequence::ZERO.next(),
+            place: Place::new(FileId::new(file).expect("small"), offset_bytes).expect("aligned"),
+        };
+        places.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn cells_far_apart_are_read_alone() {
+        let far = CELL_BYTES + (1 << 20);
+        assert_eq!(reach_bytes(&cells(&[(1, 0), (1, far), (1, 2 * far)])), CELL_BYTES);
+        assert_eq!(reach_bytes(&cells(&[(1, 64)])), 64 + CELL_BYTES);
+    }
+
+    #[test]
+    fn neighbours_are_read_together_up_to_the_window() {
+        let pack: Vec<_> = (0..1000).map(|index| (1, index * CELL_BYTES)).collect();
+        let whole = WINDOW_BYTES as u64 / CELL_BYTES * CELL_BYTES;
+        assert_eq!(reach_bytes(&cells(&pack)), whole);
+        assert_eq!(reach_bytes(&cells(&pack[990..])), 1000 * CELL_BYTES);
+        let gap = CELL_BYTES + (16 << 10);
+        assert_eq!(reach_bytes(&cells(&[(1, 0), (1, gap)])), gap + CELL_BYTES);
+    }
+
+    #[test]
+    fn another_file_is_another_read() {
+        assert_eq!(reach_bytes(&cells(&[(1, 0), (2, CELL_BYTES)])), CELL_BYTES);
+    }
 }
