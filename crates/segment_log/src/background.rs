@@ -5,7 +5,8 @@
 //! meaning, one record job at a time.
 
 use crate::{
-    files::CellFile,
+    bulk::UnusedEnd,
+    files::{CellFile, Home},
     log::{Config, Environment, Event, FullSegment, Log, Room},
     planted,
     state::{Fact, Interval},
@@ -25,8 +26,13 @@ use units::{FileId, RunId};
 
 pub use crate::work::PreparedBulk;
 
-/// Length of a bulk file, where the store is large enough.
-const BULK_FILE_BYTES: u64 = 256 << 20;
+/// Length of the first bulk file of a session; each is four times as long as the one before it, up to
+/// [`BULK_LAST_BYTES`]: a few long writes do not reserve a gibibyte, and many seldom wait for a new file.
+const BULK_FIRST_BYTES: u64 = 64 << 20;
+/// Length of the longest bulk files.
+const BULK_LAST_BYTES: u64 = 1 << 30;
+/// A bulk file takes at least one request of 32 MiB with its trailers.
+const BULK_LEAST_BYTES: u64 = 40 << 20;
 /// Nanoseconds until room is looked for again after there was none.
 const RETRY_NS: u64 = 1_000_000_000;
 
@@ -45,6 +51,8 @@ pub struct Background {
     recording_busy: bool,
     segment: Prepared<PreparedSegment>,
     bulk: Prepared<PreparedBulk>,
+    /// Length of the next bulk file.
+    bulk_bytes: u64,
     free_slots: Vec<u64>,
     next_slot: u64,
     next_run: u64,
@@ -113,6 +121,7 @@ impl Background {
             recording_busy: false,
             segment: Prepared::No,
             bulk: Prepared::No,
+            bulk_bytes: BULK_FIRST_BYTES,
             free_slots,
             next_slot,
             next_run: next_run.max(1),
@@ -191,10 +200,22 @@ impl Background {
         if !matches!(self.bulk, Prepared::No) || self.refusal().is_some() {
             return;
         }
-        let bytes = BULK_FILE_BYTES.min(config.segment_bytes * 4).max(40 << 20);
+        let most = BULK_LAST_BYTES.min(config.segment_bytes * 16).max(BULK_LEAST_BYTES);
+        let bytes = self.bulk_bytes.min(most);
+        self.bulk_bytes = (bytes * 4).min(BULK_LAST_BYTES);
         self.bulk = Prepared::Under;
         let reserve_bytes = config.reserve_bytes;
         self.push(Task::PrepareBulk { id, bytes, reserve_bytes });
+    }
+
+    /// Gives back what was reserved for bulk writes and not used: the end of `current`, and the next file.
+    pub(crate) fn give_back_bulk(&mut self, current: Option<UnusedEnd>) {
+        if let Some(UnusedEnd { file, used_bytes }) = current {
+            self.push(Task::Shorten { file, length_bytes: used_bytes });
+        }
+        if let Some(next) = self.prepared_bulk() {
+            self.push(Task::Remove { paths: vec![Home::Bulk(next.id).path()] });
+        }
     }
 
     /// What who needs the next segment has to expect.
@@ -261,7 +282,7 @@ impl Background {
         if is_no_room(error) {
             self.free_slots.insert(0, slot);
         } else {
-            self.push(Task::Remove { paths: vec![crate::files::Home::Slot(slot).path()] });
+            self.push(Task::Remove { paths: vec![Home::Slot(slot).path()] });
         }
     }
 }
@@ -329,7 +350,7 @@ impl Log {
             if self.background.free_slots.len() < self.config.pool_files {
                 self.background.free_slots.push(slot);
             } else {
-                let paths = vec![crate::files::Home::Slot(slot).path()];
+                let paths = vec![Home::Slot(slot).path()];
                 self.background.push(Task::Remove { paths });
             }
         }
@@ -457,7 +478,7 @@ impl Log {
                     }
                 }
             },
-            Ended::Removed => {}
+            Ended::Tidied => {}
         }
         None
     }

@@ -32,6 +32,12 @@ struct Current {
     end_bytes: u64,
 }
 
+/// A bulk file that is filled no further.
+pub struct UnusedEnd {
+    pub file: File,
+    pub used_bytes: u64,
+}
+
 struct BulkFlight {
     id: FileId,
     file: File,
@@ -121,6 +127,12 @@ impl BulkWriter {
             end_bytes: next.end_bytes,
         };
         self.current.replace(next).map(|full| full.id)
+    }
+
+    /// Takes the file that is being filled, and how much of it is in use. Writes under way lie before that.
+    pub fn take_unused(&mut self) -> Option<UnusedEnd> {
+        let Current { file, next_bytes, .. } = self.current.take()?;
+        Some(UnusedEnd { file, used_bytes: next_bytes })
     }
 
     /// The file that is being filled.

@@ -40,7 +40,12 @@ impl Log {
 
     /// Tells who waits for the end, once there is nothing left to index.
     pub(crate) fn look_for_end(&mut self) {
-        if self.full.iter().all(|full| full.sealed.is_some()) && self.flights.is_empty() {
+        if !self.flights.is_empty() || self.full.iter().any(|full| full.sealed.is_none()) {
+            return;
+        }
+        let unused = self.bulk.take_unused();
+        self.background.give_back_bulk(unused);
+        if !self.background.is_preparing_bulk() {
             self.finished(true);
         }
     }

@@ -43,6 +43,7 @@ pub(crate) enum Task {
     Pack(Pack),
     Merge { inputs: Vec<Arc<Run>>, run: RunId, cache: Arc<PageCache> },
     Remove { paths: Vec<String> },
+    Shorten { file: File, length_bytes: u64 },
 }
 
 /// A segment to be packed.
@@ -62,13 +63,29 @@ pub(crate) struct Pack {
 pub struct Outcome(pub(crate) Ended);
 
 pub(crate) enum Ended {
-    Segment { slot: u64, recycled: bool, result: io::Result<PreparedSegment> },
+    Segment {
+        slot: u64,
+        recycled: bool,
+        result: io::Result<PreparedSegment>,
+    },
     Bulk(io::Result<Box<PreparedBulk>>),
-    Recorded { error: Option<String> },
-    Sealed { segment: FileId, run: Result<Arc<Run>, WorkError> },
-    Packed { segment: FileId, result: Result<PackedSegment, WorkError> },
-    Merged { inputs: Vec<RunId>, run: Result<Arc<Run>, WorkError> },
-    Removed,
+    Recorded {
+        error: Option<String>,
+    },
+    Sealed {
+        segment: FileId,
+        run: Result<Arc<Run>, WorkError>,
+    },
+    Packed {
+        segment: FileId,
+        result: Result<PackedSegment, WorkError>,
+    },
+    Merged {
+        inputs: Vec<RunId>,
+        run: Result<Arc<Run>, WorkError>,
+    },
+    /// Something that nobody waits for was done.
+    Tidied,
 }
 
 /// A segment file that waits to be used.
@@ -170,7 +187,12 @@ impl Work {
                     // What stays is garbage that the next start removes.
                     let _ = env.disk.remove(&path);
                 }
-                Ended::Removed
+                Ended::Tidied
+            }
+            Task::Shorten { file, length_bytes } => {
+                // As above: then the end stays reserved.
+                let _ = file.set_length(length_bytes);
+                Ended::Tidied
             }
         })
     }
@@ -186,6 +208,7 @@ impl fmt::Debug for Work {
             Task::Pack(_) => "Work(pack)",
             Task::Merge { .. } => "Work(merge)",
             Task::Remove { .. } => "Work(remove)",
+            Task::Shorten { .. } => "Work(shorten)",
         })
     }
 }

@@ -192,7 +192,7 @@ impl SimRing {
                 let socket = self.net.accept(listener.0.handle());
                 (Ok(Finished::Socket(socket.expect("asked above"))), None)
             }
-            Op::Receive { socket, mut page, from, length_bytes } => {
+            Op::Receive { socket, mut page, from, length_bytes, whole: _ } => {
                 let end = page.len().min(from.saturating_add(length_bytes));
                 let received = self.net.receive(socket.0.handle(), &mut page[from..end]);
                 (bytes(received), Some(page))

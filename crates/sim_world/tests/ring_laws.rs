@@ -231,7 +231,7 @@ fn echo(seed: u64, message: &[u8]) -> (Vec<u8>, u64) {
         if let (Some(socket), 0) = (socket.clone(), world.ring.in_flight()) {
             if to_send.is_empty() {
                 let (page, length_bytes) = (world.pool.take(4096).expect("room"), 4096);
-                let receive = Op::Receive { socket, page, from: 0, length_bytes };
+                let receive = Op::Receive { socket, page, from: 0, length_bytes, whole: false };
                 world.ring.push(Token(1), receive);
             } else {
                 let parts = vec![to_send.slice(0..1), to_send.slice(1..to_send.len())];
@@ -270,7 +270,7 @@ fn a_partition_holds_everything_back() {
     client.set_partitioned(true);
     assert_eq!(client.send(b"x").expect("it lies on the way"), 1);
     let page = world.pool.take(4096).expect("room");
-    world.ring.push(Token(1), Op::Receive { socket, page, from: 0, length_bytes: 1 });
+    world.ring.push(Token(1), Op::Receive { socket, page, from: 0, length_bytes: 1, whole: false });
     let mut done = Vec::new();
     world.ring.turn(Wait::Ns(1_000_000_000), &mut done).expect("turns");
     assert!(done.is_empty());
@@ -289,7 +289,8 @@ fn ends_and_resets_reach_the_server() {
             panic!("a socket expected");
         };
         let page = world.pool.take(4096).expect("room");
-        let receive = Op::Receive { socket: socket.clone(), page, from: 0, length_bytes: 4096 };
+        let receive =
+            Op::Receive { socket: socket.clone(), page, from: 0, length_bytes: 4096, whole: false };
         world.ring.push(Token(1), receive);
         world.ring.turn(Wait::Ns(1_000), &mut Vec::new()).expect("turns");
         assert_eq!(world.ring.in_flight(), 1, "nothing was sent yet");

@@ -53,6 +53,8 @@ pub enum Op {
         from: usize,
         /// At most so many bytes.
         length_bytes: usize,
+        /// Better all of them at once than some at a time; it may end short all the same.
+        whole: bool,
     },
     /// Sends the parts; may end short, the caller pushes the rest.
     Send {

@@ -86,6 +86,15 @@ pub(super) enum Attach {
     Refused(BlockError),
 }
 
+/// Where bytes are to be received.
+pub(super) struct Wanted {
+    pub page: Page,
+    pub from: usize,
+    pub length_bytes: usize,
+    /// Nothing can be done with a part of them.
+    pub whole: bool,
+}
+
 /// A write whose payload is still coming.
 struct Incoming {
     offset_bytes: u64,
@@ -191,8 +200,8 @@ impl Connection {
         self.session.phase() == nbd::Phase::Handshake
     }
 
-    /// Where the next bytes are to be received, if any are wanted: page, from, at most.
-    pub(super) fn wants(&mut self) -> Option<(Page, usize, usize)> {
+    /// Where the next bytes are to be received, if any are wanted.
+    pub(super) fn wants(&mut self) -> Option<Wanted> {
         let asked = self.open.as_ref().is_some_and(|open| open.attach == Attach::Asked);
         let waits = asked || self.asking;
         if self.receiving || self.ending || self.broken || waits || self.is_full() {
@@ -207,8 +216,8 @@ impl Connection {
             }
             let page = incoming.pages.remove(index);
             let from = at % page_bytes;
-            let length = page.len() - from;
-            return Some((page, from, length));
+            let length_bytes = page.len() - from;
+            return Some(Wanted { page, from, length_bytes, whole: true });
         }
         let mut input = self.input.take()?;
         if self.start > 0 {
@@ -221,7 +230,7 @@ impl Connection {
             self.input = Some(input);
             return None;
         }
-        Some((input, from, length))
+        Some(Wanted { page: input, from, length_bytes: length, whole: false })
     }
 
     /// Bytes have come in (0: the peer has ended).

@@ -1,7 +1,9 @@
 //! The loop of the log thread: turn after turn until it is told to stop.
 
 use super::{
-    connection::{Attach, Connection, Export, Exports, INPUT_BYTES, Need, Open, SessionInfo, Step},
+    connection::{
+        Attach, Connection, Export, Exports, INPUT_BYTES, Need, Open, SessionInfo, Step, Wanted,
+    },
     hub::{Hub, Visit},
     tally::{Asked, Counts, Kind, Tally},
     workers::Workers,
@@ -422,10 +424,12 @@ impl Core {
             let socket = connection.socket.clone();
             self.ops.push((Token(SEND | id), Op::Send { socket, parts }));
         }
-        if let Some((page, from, length_bytes)) = connection.wants() {
+        if let Some(wanted) = connection.wants() {
             connection.receiving = true;
-            let socket = connection.socket.clone();
-            self.ops.push((Token(RECEIVE | id), Op::Receive { socket, page, from, length_bytes }));
+            let (socket, Wanted { page, from, length_bytes, whole }) =
+                (connection.socket.clone(), wanted);
+            let receive = Op::Receive { socket, page, from, length_bytes, whole };
+            self.ops.push((Token(RECEIVE | id), receive));
         }
         if connection.is_over()
             && let Some(connection) = self.connections.remove(&id)

@@ -108,7 +108,13 @@ fn self_test(ring: &mut dyn Ring) -> io::Result<()> {
     if bytes(&one(ring, Op::Send { socket: here, parts: text() })?)? != TEXT.len() {
         return Err(wrong());
     }
-    let receive = Op::Receive { socket: there, page: page()?, from: 0, length_bytes: TEXT.len() };
+    let receive = Op::Receive {
+        socket: there,
+        page: page()?,
+        from: 0,
+        length_bytes: TEXT.len(),
+        whole: false,
+    };
     let done = one(ring, receive)?;
     if done.page.as_ref().and_then(|page| page.get(..bytes(&done).ok()?)) != Some(TEXT) {
         return Err(wrong());

@@ -85,7 +85,7 @@ fn moved(done: &Done) -> usize {
 }
 
 fn receive(socket: &Socket) -> Op {
-    Op::Receive { socket: socket.clone(), page: page(), from: 0, length_bytes: PAGE }
+    Op::Receive { socket: socket.clone(), page: page(), from: 0, length_bytes: PAGE, whole: false }
 }
 
 fn files_are_written_synced_and_read(ring: &mut dyn Ring) {
@@ -202,7 +202,10 @@ fn bytes_pass_between_sockets(ring: &mut dyn Ring) {
     theirs.write_all(b"123456").expect("sent");
     let mut page = page();
     page.fill(b'.');
-    ring.push(Token(3), Op::Receive { socket: socket.clone(), page, from: 2, length_bytes: 4 });
+    ring.push(
+        Token(3),
+        Op::Receive { socket: socket.clone(), page, from: 2, length_bytes: 4, whole: false },
+    );
     let done = wait(ring, 1).remove(0);
     assert_eq!(moved(&done), 4);
     assert_eq!(&done.page.expect("comes back")[..8], b"..1234..");
@@ -357,7 +360,10 @@ fn a_dropped_ring_lets_go_of_everything() {
             ring.push(Token(0), Op::Accept { listener: listener.clone() });
             let page = pool.take(PAGE).expect("a page");
             let socket = socket.clone();
-            ring.push(Token(1), Op::Receive { socket, page, from: 0, length_bytes: PAGE });
+            ring.push(
+                Token(1),
+                Op::Receive { socket, page, from: 0, length_bytes: PAGE, whole: false },
+            );
             let (socket, other) = pair();
             let mut page = pool.take(512 << 10).expect("a page");
             page.fill(1);

@@ -261,7 +261,7 @@ fn attempt(token: Token, mut op: Op) -> Result<Done, (Token, Op)> {
                 net::accept_with(fd, SocketFlags::CLOEXEC)
                     .map(|fd| Finished::Socket(RealSocket::adopt(fd)))
             }
-            Op::Receive { socket, page, from, length_bytes } => {
+            Op::Receive { socket, page, from, length_bytes, whole: _ } => {
                 let end = page.len().min(from.saturating_add(*length_bytes));
                 let fd = borrow_handle(socket, socket.0.handle());
                 net::recv(fd, &mut page[*from..end], RecvFlags::DONTWAIT)

@@ -359,11 +359,13 @@ impl Slot {
                     .flags(libc::SOCK_CLOEXEC)
                     .build()
             }
-            Op::Receive { socket, page, from, length_bytes } => {
+            Op::Receive { socket, page, from, length_bytes, whole } => {
                 let end = page.len().min(from.saturating_add(*length_bytes));
                 let part = &mut page[*from..end];
                 assert!(!part.is_empty(), "no room to receive: 0 bytes would mean the end");
+                let flags = if *whole { libc::MSG_WAITALL } else { 0 };
                 opcode::Recv::new(types::Fd(socket.0.handle()), part.as_mut_ptr(), length(part))
+                    .flags(flags)
                     .build()
             }
             Op::Send { socket, parts } => match &parts[..] {
