@@ -30,6 +30,12 @@ const LONG: &[Long] = &[
         check.args(["--count", "200", "--program", &places.program()]);
         Ok(check)
     }),
+    ("whole-disk", |places| {
+        let script = shell::root().join("e2e/python/whole_disk.py");
+        let mut check = command("python3", &[script]);
+        check.args(["--program", &places.program()]);
+        Ok(check)
+    }),
     ("conformance", |places| {
         places.around_server("bench/nbd_conformance.sh", "--ops 4000 --fuzz 400")
     }),
