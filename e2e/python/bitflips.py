@@ -45,7 +45,7 @@ def files_of(store):
         for name in names:
             path = os.path.join(root, name)
             relative = os.path.relpath(path, store)
-            if os.path.isfile(path) and not name.endswith(('.lock', '.sock')) and os.path.getsize(path):
+            if os.path.isfile(path) and name != 'lock' and not name.endswith(('.lock', '.sock')) and os.path.getsize(path):
                 kinds.setdefault(kind_of(relative), []).append((relative, os.path.getsize(path)))
     return {kind: sorted(files) for kind, files in sorted(kinds.items())}
 
