@@ -9,7 +9,7 @@ use super::{
     naming::without_instant,
     past::{Found, Past, moment},
     running::Engine,
-    volumes::{branches, marks_between},
+    volumes::{branches, marks_between, present},
     writes::{self, overlap, spans_of},
 };
 use api::{
@@ -36,7 +36,12 @@ impl Engine {
     pub(super) fn log(&self, request: &Log) -> Result<LogPage, Failure> {
         without_instant(&request.reference)?;
         let past = self.settled()?;
-        let until = at(&past, &request.reference, request.until.clone())?;
+        let mut until = at(&past, &request.reference, request.until.clone())?;
+        if request.until.is_none() && request.reference.branch.is_none() {
+            // The line that is written now, though the last write on it may be its parent's.
+            until.resolved.branch = present(&past, &until.volume)?.id;
+            until.resolved.left = None;
+        }
         let since = since(&past, request, &until)?;
         let volume = &until.volume;
         let chain = past.catalogue().chain(until.resolved.branch, until.resolved.sequence);

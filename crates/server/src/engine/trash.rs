@@ -92,19 +92,18 @@ impl Engine {
 
     /// Lets go of the keys of emptied volumes that no recovery can need any more.
     pub(super) fn destroy_keys(&self, barrier: Option<Sequence>) -> Result<(), Failure> {
-        let emptied = |past: &Past| {
-            past.catalogue().volumes().any(|volume| volume.presence == Presence::Emptied)
+        let plan = |past: &Past| -> Result<_, Failure> {
+            let planned = past.catalogue().plan_empty_trash(Trash::Expired, past.now.time);
+            let (emptied, records) = planned.map_err(|error| past.teller().catalogue(error))?;
+            let waits = emptied.branches.is_empty() || needed(past, &emptied.branches, barrier);
+            Ok((!waits).then_some((emptied, records)))
         };
-        if !emptied(&self.look()?) {
+        // What clones need stays emptied for years: that must cost nobody a flush.
+        if plan(&self.look()?)?.is_none() {
             return Ok(());
         }
         let planning = self.planning()?;
-        let past = self.settled()?;
-        let planned = past.catalogue().plan_empty_trash(Trash::Expired, past.now.time);
-        let (emptied, records) = planned.map_err(|error| past.teller().catalogue(error))?;
-        if emptied.branches.is_empty() || needed(&past, &emptied.branches, barrier) {
-            return Ok(());
-        }
+        let Some((emptied, records)) = plan(&self.settled()?)? else { return Ok(()) };
         self.commit(&planning, records)?;
         for branch in emptied.branches {
             self.held.keyring.forget_branch(branch);

@@ -329,6 +329,11 @@ fn sessions_are_listed_and_ended() {
     house.stop();
 }
 
+fn log(of: &str) -> Log {
+    let (since, until, after, limit) = (None, None, None, None);
+    Log { reference: reference(of), since, until, by: LogBy::Minute, after, limit }
+}
+
 /// The present was once shown as the branch of its last write, so read-only until somebody wrote.
 #[test]
 fn the_present_is_writable_right_after_a_rewind() {
@@ -346,6 +351,15 @@ fn the_present_is_writable_right_after_a_rewind() {
     assert!(!after.read_only, "{after:?}");
     assert_ne!((after.branch, after.serial), (before.branch, before.serial));
     let left = after.branches[0].name.to_string();
+    let now = house.ask(open("db@now", false, None)).expect("opened");
+    assert!(!now.resolution.expect("it moves").thinned, "nothing is thinned");
+    // The log goes along the present line, whatever is left beside it.
+    house.ask(rewind("db@seq:1")).expect("rewound again");
+    let since = Some(InstantSpec::of(api::Point::Ago(1)));
+    let asked = Log { reference: reference("db"), since, ..log("db") };
+    house.ask(asked).expect("shown");
+    assert_eq!(house.ask(log("db")).expect("shown").branches.len(), 2);
+    assert_eq!(house.ask(log(&format!("db~{left}"))).expect("shown").minutes.len(), 1);
     assert!(house.show(&format!("db~{left}")).read_only);
     house.stop();
 }

@@ -21,9 +21,6 @@ use units::Timestamp;
 
 const MINUTE_NS: i64 = 60_000_000_000;
 
-/// What is shown when no `--since` is given and the unit is a minute.
-const LAST_HOUR: InstantSpec = InstantSpec { point: Point::Ago(3_600_000_000_000), round: None };
-
 pub(super) fn run(args: &LogArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
     let reference = context.line_of(&args.reference)?;
     let since = args.since.as_deref().map(|text| context.instant(text)).transpose()?;
@@ -34,8 +31,8 @@ pub(super) fn run(args: &LogArgs, context: &mut Context<'_>) -> Result<u8, Stop>
         LogUnit::Flush => LogBy::Flush,
         LogUnit::Client => LogBy::Client,
     };
-    let recent = by == LogBy::Minute && !args.marks;
-    let since = since.or_else(|| recent.then_some(LAST_HOUR));
+    // Minutes are those of the last hour, unless more is asked for; marks are all of them.
+    let since = since.or_else(|| args.marks.then_some(InstantSpec::of(Point::Start)));
     let asked = Log { reference, since, until, by, after: None, limit: None };
     match by {
         LogBy::Write | LogBy::Flush => stream(asked, context),

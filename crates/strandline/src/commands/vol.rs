@@ -151,7 +151,8 @@ fn say_details(out: &mut Output, zone: &Zone, found: &VolDetails) -> Result<(), 
     table.fact(
         "when full",
         Cell::text(match found.when_full {
-            WhenFull::Thin => "thin the oldest history",
+            // What it is set to, and what this version does instead.
+            WhenFull::Thin => "thin the oldest history (nothing is thinned yet: stop writes)",
             WhenFull::Stop => "stop writes",
         }),
     );

@@ -13,9 +13,10 @@ pub use table::{Cell, Table};
 use anstyle::{AnsiColor, Style};
 use api::{Failure, failure::printable};
 use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write},
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write},
     process,
 };
+use zeroize::Zeroizing;
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -169,21 +170,39 @@ pub fn secret(text: &str) -> io::Result<api::verbs::secret::Secret> {
     silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
     silent.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
     tcsetattr(&stdin, OptionalActions::Now, &silent)?;
-    let answer = ask(text);
+    let answer = prompt(text).and_then(|()| secret_line(INTERRUPT));
     tcsetattr(&stdin, OptionalActions::Now, &before)?;
     writeln!(anstream::stderr())?;
-    let mut line = answer?;
-    if line.as_bytes().contains(&INTERRUPT) {
-        kill_process(getpid(), Signal::INT)?; // what it would have done
+    if let Some(line) = answer? {
+        return Ok(api::verbs::secret::Secret::new(line));
     }
-    line.truncate(line.trim_end_matches(['\n', '\r']).len());
-    Ok(api::verbs::secret::Secret::new(line))
+    kill_process(getpid(), Signal::INT)?; // what Ctrl-C would have done
+    Err(io::ErrorKind::Interrupted.into())
+}
+
+/// A line from the terminal; `None` if it was broken off. No byte behind it is taken.
+fn secret_line(interrupt: u8) -> io::Result<Option<String>> {
+    let (mut line, mut byte) = (Zeroizing::new(Vec::new()), [0]);
+    let mut stdin = io::stdin().lock();
+    while stdin.read(&mut byte)? == 1 {
+        match byte[0] {
+            b'\n' => break,
+            stop if stop == interrupt => return Ok(None),
+            other => line.push(other),
+        }
+    }
+    let text = str::from_utf8(&line).map_err(io::Error::other)?;
+    Ok(Some(text.trim_end_matches('\r').to_owned()))
+}
+
+fn prompt(text: &str) -> io::Result<()> {
+    let mut stderr = anstream::stderr();
+    write!(stderr, "{}", text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))?;
+    stderr.flush()
 }
 
 fn ask(text: &str) -> io::Result<String> {
-    let mut stderr = anstream::stderr();
-    write!(stderr, "{}", text.split('\n').map(printable).collect::<Vec<_>>().join("\n"))?;
-    stderr.flush()?;
+    prompt(text)?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     Ok(line)
