@@ -4,7 +4,13 @@
 
 use std::{fs, process::Command};
 
-use e2e::{MIB, Store, VOLUME, need, noise, python, succeed};
+use e2e::{MIB, Store, VOLUME, need, noise, program, python, succeed};
+
+#[test]
+fn reader_of_the_format_agrees_after_stops_and_kills() {
+    let mut check = python("reader_stores.py");
+    println!("{}", succeed(check.arg("--program").arg(program()).args(["--stores", "4"])));
+}
 
 #[test]
 fn reader_of_the_format_sees_every_instant() {

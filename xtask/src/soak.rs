@@ -30,6 +30,12 @@ const LONG: &[Long] = &[
         check.args(["--count", "200", "--program", &places.program()]);
         Ok(check)
     }),
+    ("reader", |places| {
+        let script = shell::root().join("e2e/python/reader_stores.py");
+        let mut check = command("python3", &[script]);
+        check.args(["--stores", "20", "--program", &places.program()]);
+        Ok(check)
+    }),
     ("whole-disk", |places| {
         let script = shell::root().join("e2e/python/whole_disk.py");
         let mut check = command("python3", &[script]);

@@ -395,12 +395,12 @@ class Log:
                     zeros.append((branch, lba, blocks, seq))
                 elif kind == 2:
                     with open(self.path(file, bulk=True), 'rb') as bulk:
-                        bulk.seek(offset)
+                        bulk_key, _ = derive(self.about.master, 'bulk', bulk.read(BLOCK)[40:72]), bulk.seek(offset)
                         extent = bulk.read(blocks * CELL)
                     pieces = [extent[n * CELL:(n + 1) * CELL] for n in range(blocks)]
                     tail = b''.join(piece[BLOCK:] for piece in pieces)
-                    nonce = struct.pack('<QI', at, record // 64 + 1)
-                    if last > durable and not hmac.compare_digest(gmac(key, nonce, tail), listed[record + 48:record + 64]):
+                    whole = gmac(bulk_key, struct.pack('<QI', offset, 0), tail)
+                    if last > durable and not hmac.compare_digest(whole, listed[record + 48:record + 64]):
                         return tag
                     found += [(piece, file, offset + n * CELL) for n, piece in enumerate(pieces)]
             if last > durable and any(self.open_cell(cell) is None for cell, _, _ in found):
