@@ -17,9 +17,9 @@
 //!
 //! An image that was seen before is not recovered again: its end is known, and only compared.
 
-use crate::{Content, Machine, Place, cells::SealedCells, model::paint};
+use crate::{Content, Machine, Place, StartError, cells::SealedCells, model::paint};
 use block_device::{Answer, BlockError, Command, Payload};
-use segment_log::Config;
+use segment_log::{Config, OpenError};
 use sim_world::{CutPolicy, Fault, Rng, Rule, Seed, SimDisk};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -117,6 +117,21 @@ pub fn fail(seed: u64, failing: Failing<'_>) -> Counts {
     counts
 }
 
+/// Runs the script of a seed anew for every sync of the log that could lie, and cuts power: the log may
+/// be refused, but history never ends before what a batch that is there calls durable.
+pub fn lie(seed: u64) -> Counts {
+    let mut counts = Counts::default();
+    for nth in 0.. {
+        let mut sweep = Sweep::new(seed);
+        if !sweep.lie(nth) {
+            break;
+        }
+        sweep.counts.scripts = 1;
+        counts += sweep.counts;
+    }
+    counts
+}
+
 /// A request that was asked for.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
@@ -191,6 +206,9 @@ struct Sweep {
     config: Config,
     blocks: usize,
     bulk: bool,
+    /// Every batch is a block or a few trims and waits for the one before: so that what is left of a
+    /// former use of a slot often lies just where the like of it is torn.
+    uniform: bool,
     pool: Pool,
     story: Story,
     /// Images by their hash: where their history ends.
@@ -209,7 +227,11 @@ impl Sweep {
             backlog_segments: 1 + rng.index(4),
             ..Config::default()
         };
-        let bulk = rng.below(4) == 0;
+        let (bulk, uniform) = match rng.below(4) {
+            0 => (true, false),
+            1 => (false, true),
+            _ => (false, false),
+        };
         Self {
             seed,
             about: String::new(),
@@ -218,6 +240,7 @@ impl Sweep {
             config,
             blocks: if bulk { 2 * BULK_BLOCKS } else { 40 },
             bulk,
+            uniform,
             pool: Pool::new(64 << 20),
             story: Story::default(),
             seen: HashMap::new(),
@@ -281,6 +304,48 @@ impl Sweep {
         true
     }
 
+    fn lie(&mut self, nth: u64) -> bool {
+        self.about = format!("the sync {nth} of the log lies");
+        let place = self.make_store();
+        let machine = self.start(&place, "before the lie");
+        place.disk.inject(Rule::nth(Fault::LyingSync, nth).on("log/"));
+        let mut life = Life::begin(self, machine);
+        for _ in 0..8 {
+            life.step();
+        }
+        if life.machine.disk().struck() == 0 {
+            return false;
+        }
+        life.flush();
+        life.shoot();
+        let shots = life.shots;
+        for shot in &shots {
+            let policy = *self.rng.pick(&[CutPolicy::None, CutPolicy::Prefix]);
+            let image = shot.disk.power_cut(policy, &mut self.rng);
+            self.counts.operations += 1;
+            self.counts.cuts += 1;
+            if self.seen.insert(image.digest_visible(), 0).is_some() {
+                continue;
+            }
+            self.counts.images += 1;
+            let marked = marked_durable(&image);
+            let place = self.place(&image);
+            let words = self.named(&format!("operation {}, {policy:?}", shot.operation));
+            match Machine::start_in(&place, self.config, &self.pool) {
+                Err(StartError::Log(OpenError::Missing(_))) => {}
+                Err(error) => panic!("{words}: R2: the store does not start: {error}"),
+                Ok(machine) => {
+                    let last = machine.store.log().last().number();
+                    assert!(
+                        last >= marked,
+                        "{words}: D1: ends at {last} in silence, {marked} was durable"
+                    );
+                }
+            }
+        }
+        true
+    }
+
     /// Plays the lives before the last one, each to a cut, then the last one whole.
     fn prepare(&mut self) -> Vec<Shot> {
         let mut place = self.make_store();
@@ -303,7 +368,7 @@ impl Sweep {
             let asked = self.story.asked.len();
             self.story.promised = Promised { floor: last, answered: last, asked, from: asked };
         }
-        let steps = 5 + self.rng.below(10);
+        let steps = if self.uniform { 120 } else { 5 + self.rng.below(10) };
         self.play(&place, steps)
     }
 
@@ -458,14 +523,12 @@ impl Sweep {
         let words = self.named(words);
         let last = machine.store.log().last().number();
         assert!(last >= floor, "{words}: D1: {floor} were promised, {last} are there");
-        let index = machine.store.snapshot().index;
+        let clients = clients_of(machine);
         let mut order = Vec::new();
         let mut used = vec![false; self.story.asked.len()];
         for number in 1..=last {
-            let sequence = Sequence::new(number).expect("small");
-            let client = index.client_of(sequence).expect("no fault now");
-            let client = client.unwrap_or_else(|| panic!("{words}: D3: nobody wrote {number}")).0;
-            let client = usize::try_from(client).expect("small");
+            let client = clients.get(&number);
+            let client = *client.unwrap_or_else(|| panic!("{words}: D3: nobody wrote {number}"));
             assert!((1..=promised.asked).contains(&client), "{words}: D3: {client} had not asked");
             let before = self.story.history.get(order.len());
             let right = before.map_or(client > promised.from, |before| *before == client - 1);
@@ -531,6 +594,37 @@ fn text(writer: Option<usize>) -> [u8; 8] {
     text
 }
 
+/// Which client wrote each sequence.
+fn clients_of(machine: &Machine) -> BTreeMap<u64, usize> {
+    let mut clients = BTreeMap::new();
+    for source in machine.store.snapshot().index.sources() {
+        let (first, last) = (source.first(), source.last());
+        let mut runs =
+            source.clients_of(&(first..=last)).expect("no fault now").into_iter().peekable();
+        let mut client = None;
+        for number in first.number()..=last.number() {
+            while let Some(run) = runs.next_if(|run| run.first.number() <= number) {
+                client = Some(to_usize(run.client.0));
+            }
+            clients.extend(client.map(|client| (number, client)));
+        }
+    }
+    clients
+}
+
+/// The highest sequence that any batch which lies in a segment calls durable; by a few facts of
+/// `docs/format.md` 6. Only where no cut tears.
+fn marked_durable(disk: &SimDisk) -> u64 {
+    let mut marked = 0;
+    for path in disk.files().iter().filter(|path| path.starts_with("log/")) {
+        let bytes = disk.bytes(path).expect("listed");
+        for sector in bytes.chunks_exact(512).skip(8).filter(|it| it.starts_with(b"SLB1")) {
+            marked = marked.max(u64::from_le_bytes(sector[24..32].try_into().expect("8 bytes")));
+        }
+    }
+    marked
+}
+
 fn to_usize(number: u64) -> usize {
     usize::try_from(number).expect("small")
 }
@@ -541,8 +635,8 @@ struct Life<'a> {
     machine: Machine,
     view: ViewId,
     tickets: BTreeMap<u64, usize>,
-    /// The last flush was answered, well or not.
-    flushed: bool,
+    /// Flushes that are not answered, and what each covers.
+    flushes: BTreeMap<u64, u64>,
     shots: Vec<Shot>,
 }
 
@@ -555,7 +649,7 @@ impl<'a> Life<'a> {
             machine,
             view,
             tickets: BTreeMap::new(),
-            flushed: false,
+            flushes: BTreeMap::new(),
             shots: Vec::new(),
         };
         life.shoot(); // there is one, whatever comes
@@ -563,6 +657,18 @@ impl<'a> Life<'a> {
     }
 
     fn step(&mut self) {
+        if self.sweep.uniform {
+            let zeros = self.sweep.rng.coin();
+            for _ in 0..if zeros { 4 } else { 1 } {
+                let first = self.sweep.rng.index(self.sweep.blocks);
+                self.ask(first, 1, zeros);
+            }
+            return match self.sweep.rng.below(12) {
+                0 => self.flush(),
+                1 => while self.turn() {},
+                _ => self.wait(),
+            };
+        }
         match self.sweep.rng.below(10) {
             0..6 => self.write(),
             6..8 => self.flush(),
@@ -592,10 +698,21 @@ impl<'a> Life<'a> {
                 false if single => 1,
                 false => room.min(1 + self.sweep.rng.index(5)),
             };
-            self.ask(first, blocks);
+            let zeros = self.sweep.rng.below(6) == 0;
+            self.ask(first, blocks, zeros);
             first += blocks + self.sweep.rng.index(4);
             left -= 1;
+            if self.sweep.rng.below(4) == 0 {
+                self.ask_flush();
+            }
+            for _ in 0..self.sweep.rng.below(4) {
+                self.turn();
+            }
         }
+        self.wait();
+    }
+
+    fn wait(&mut self) {
         for _ in 0..TURNS_MAX {
             if self.tickets.is_empty() {
                 return;
@@ -607,8 +724,7 @@ impl<'a> Life<'a> {
         panic!("{}: B1: a write is never answered", self.sweep.named("script"));
     }
 
-    fn ask(&mut self, first: usize, blocks: usize) {
-        let zeros = self.sweep.rng.below(6) == 0;
+    fn ask(&mut self, first: usize, blocks: usize, zeros: bool) {
         let fua = self.sweep.rng.below(8) == 0;
         let client = self.sweep.story.asked.len();
         self.sweep.story.asked.push(Asked { first, blocks, zeros, fua, sequence: None });
@@ -624,36 +740,40 @@ impl<'a> Life<'a> {
         self.tickets.insert(ticket, client);
     }
 
-    fn flush(&mut self) {
+    /// Asks for a flush; whoever writes meanwhile has several batches in flight.
+    fn ask_flush(&mut self) -> u64 {
         let covers = self.sweep.story.promised.answered;
-        self.flushed = false;
         let ticket = self.machine.submit(self.view, ClientId(0), Command::Flush);
+        self.flushes.insert(ticket, covers);
+        ticket
+    }
+
+    fn flush(&mut self) {
+        self.wait();
+        let ticket = self.ask_flush();
         for _ in 0..TURNS_MAX {
-            if !self.turn_for(Some((ticket, covers))) {
+            if !self.turn() {
                 self.machine.idle();
             }
-            if self.flushed {
+            if !self.flushes.contains_key(&ticket) {
                 return;
             }
         }
         panic!("{}: B1: a flush is never answered", self.sweep.named("script"));
     }
 
-    fn turn(&mut self) -> bool {
-        self.turn_for(None)
-    }
-
     /// One turn: what was promised before it holds for every operation in it.
-    fn turn_for(&mut self, flush: Option<(u64, u64)>) -> bool {
+    fn turn(&mut self) -> bool {
         let went_on = self.machine.turn();
         let promised = self.sweep.story.promised;
         let watched = self.machine.disk().take_watched().into_iter();
         self.shots.extend(watched.map(|(operation, disk)| Shot { disk, operation, promised }));
         for done in self.machine.take_answers() {
+            let flushed = self.flushes.remove(&done.ticket.0);
+            let written = self.tickets.remove(&done.ticket.0);
             let promised = &mut self.sweep.story.promised;
-            match (done.result, flush) {
-                (Ok(Answer::Written(sequence)), _) => {
-                    let client = self.tickets.remove(&done.ticket.0).expect("asked once");
+            match (done.result, written, flushed) {
+                (Ok(Answer::Written(sequence)), Some(client), _) => {
                     let asked = &mut self.sweep.story.asked[client];
                     asked.sequence = Some(sequence.number());
                     promised.answered = promised.answered.max(sequence.number());
@@ -661,15 +781,11 @@ impl<'a> Life<'a> {
                         promised.floor = promised.floor.max(sequence.number());
                     }
                 }
-                (Ok(Answer::Flushed), Some((ticket, covers))) if done.ticket.0 == ticket => {
+                (Ok(Answer::Flushed), _, Some(covers)) => {
                     promised.floor = promised.floor.max(covers);
-                    self.flushed = true;
                 }
-                (Err(BlockError::Io | BlockError::NoSpace), flush) if self.sweep.told => {
-                    self.flushed |= flush.is_some_and(|(ticket, _)| done.ticket.0 == ticket);
-                    self.tickets.remove(&done.ticket.0);
-                }
-                (other, _) => panic!("{}: F1: {other:?}", self.sweep.named("script")),
+                (Err(BlockError::Io | BlockError::NoSpace), ..) if self.sweep.told => {}
+                (other, ..) => panic!("{}: F1: {other:?}", self.sweep.named("script")),
             }
         }
         went_on

@@ -84,12 +84,11 @@ impl Wanted {
     fn crash(&self) -> ExitCode {
         let (mut counts, mut violations) = (sim::crash::Counts::default(), 0_u64);
         for seed in self.first..self.first.saturating_add(self.count) {
-            match panic::catch_unwind(|| sim::crash::sweep(seed)) {
-                Ok(done) => counts += done,
-                Err(_) => {
-                    violations += 1;
-                    println!("FAILED; again: cargo xtask sim --crash --seed {seed}");
-                }
+            if let Ok(done) = panic::catch_unwind(|| sim::crash::sweep(seed)) {
+                counts += done;
+            } else {
+                violations += 1;
+                println!("FAILED; again: cargo xtask sim --crash --seed {seed}");
             }
             let enough = self.images > 0 && counts.images >= self.images;
             if enough || self.ends_ns.is_some_and(|end| RealClock.boot_ns() > end) {
@@ -122,10 +121,10 @@ fn planted(arguments: &[String]) -> ExitCode {
         }
     }
     let mut missed = 0;
-    for &(bug, words, favourite) in
+    for &(bug, words, ring) in
         sim::planted::BUGS.iter().filter(|(bug, ..)| only.is_none_or(|it| it == *bug))
     {
-        let found = sim::planted::hunt(bug, favourite, STEPS, seconds * SECOND_NS);
+        let found = sim::planted::hunt(bug, ring, STEPS, seconds * SECOND_NS);
         let Some(found) = found else {
             missed += 1;
             println!("{bug:>2} {words}: NOT FOUND");

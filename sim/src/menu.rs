@@ -90,7 +90,7 @@ impl Menu {
         menu
     }
 
-    /// Faults by their number; from 14 on none.
+    /// Faults by their number; from 14 to 19 none.
     fn take_fault(&mut self, rng: &mut Rng, fault: u64) {
         let prefix =
             *rng.pick(&["log/", "log/", "log/", "bulk/", "pack/", "run/", "manifest/", ""]);
@@ -129,6 +129,12 @@ impl Menu {
             8 => {
                 self.rules.push(Rule::chance(Fault::NameError, often * 10));
                 self.writes_fail = true;
+            }
+            // Not drawn, but asked for when a planted bug is hunted.
+            20 => {
+                let prefix = *rng.pick(&["log/", "pack/"]);
+                self.rules.push(Rule::chance(Fault::MisdirectedRead, 200_000).on(prefix));
+                (self.reads_fail, self.writes_fail) = (true, true);
             }
             _ => {}
         }

@@ -13,7 +13,7 @@ fn fail_each(seeds: &[u64], failing: Failing<'_>) -> Counts {
         counts += fail(*seed, failing);
     }
     println!("{failing:?}: {counts}");
-    assert!(counts.scripts > seeds.len() as u64, "hardly anything failed: {counts}");
+    assert!(counts.scripts >= seeds.len() as u64, "hardly anything failed: {counts}");
     counts
 }
 

@@ -3,7 +3,7 @@
 //! Filled by [`load_leaf`](crate::MemoryRun::load_leaf) of one source after the other; a block that
 //! is still unknown after the oldest source was never written and reads as zero.
 
-use crate::{Version, ZeroRange};
+use crate::{Version, ZeroRange, planted};
 use units::{LEAF_BLOCKS, Lba, Leaf, Sequence};
 
 /// Versions of the blocks of one leaf.
@@ -33,7 +33,7 @@ impl LeafVersions {
         let known = &mut self.versions[lba.index_in_leaf()];
         match known {
             None => self.missing -= 1,
-            Some(old) if old.sequence > version.sequence => return,
+            Some(old) if old.sequence > version.sequence && !planted::is(21) => return,
             Some(old)
                 if old.sequence == version.sequence && version.content == crate::Content::Zero =>
             {

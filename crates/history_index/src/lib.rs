@@ -20,6 +20,7 @@ mod leaf_versions;
 mod memory_run;
 mod merge;
 mod page;
+pub mod planted;
 mod ranges;
 mod run;
 mod run_writer;

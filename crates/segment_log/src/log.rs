@@ -478,7 +478,7 @@ impl Log {
         let id = place.file();
         let Ok(at) = usize::try_from(place.offset_bytes()) else { return Located::Gone };
         let range = at..at + CELL;
-        let open = self.segment.as_ref().filter(|segment| segment.id() == id);
+        let open = self.segment.as_ref().filter(|segment| segment.id() == id && !planted::is(18));
         if let Some(segment) = open {
             return Located::Memory(segment.image.get(range));
         }
@@ -606,6 +606,10 @@ impl Log {
     }
 
     fn begin_epoch(&mut self) {
+        if planted::is(6) && self.state.epoch().is_some() {
+            self.epoch = EpochStage::Begun;
+            return;
+        }
         let epoch = EpochRecord {
             epoch: Epoch(self.state.epoch().map_or(1, |epoch| epoch.epoch.0 + 1)),
             first: self.last.next(),

@@ -7,7 +7,7 @@ use crate::{
 };
 use block_device::{Answer, BlockError, BlockExtent};
 use seal::CellName;
-use segment_log::Located;
+use segment_log::{Located, planted};
 use std::sync::Arc;
 use units::{BLOCK_BYTES, CELL, Extent, Lba, Leaf};
 use world::{Done, Finished, Page};
@@ -281,8 +281,12 @@ impl Store {
     /// Verifies a cell and puts its text where the read wants it.
     fn open_cell(&mut self, read: &mut Read, wanted: Wanted, cell: &[u8]) {
         let name = CellName::of(cell);
-        let right = name.lba == wanted.lba
-            && self.views.get(&read.view).is_some_and(|view| view.sees(name.branch, name.sequence));
+        let right = planted::is(10)
+            || name.lba == wanted.lba
+                && self
+                    .views
+                    .get(&read.view)
+                    .is_some_and(|view| view.sees(name.branch, name.sequence));
         let keyring = Arc::clone(&self.log.environment().keyring);
         let opened = right
             && keyring

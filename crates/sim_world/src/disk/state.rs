@@ -577,13 +577,19 @@ impl State {
         }
     }
 
-    /// Another place for a misdirected read or write: in the same file, or in another.
+    /// Another place for a misdirected read or write: in the same file, or in another; often one where
+    /// the like of it may lie, at the same offset of another file or whole kilobytes away.
     fn elsewhere(&mut self, inode: u64, offset: u64, length: usize) -> (u64, u64) {
         let mut others: Vec<(u64, u64)> = Vec::new();
         for (other, contents) in &self.inodes {
             let room = contents.current.length_bytes.saturating_sub(length as u64) / SECTOR_BYTES;
-            for _ in 0..4 {
-                let at = self.rng.below(room + 1) * SECTOR_BYTES;
+            for kind in 0..4 {
+                let at = match kind {
+                    0 => offset.min(room * SECTOR_BYTES),
+                    // As far as 16 records of 4128 bytes are: what is packed so looks alike there.
+                    1 => (offset + 16 * 4128).min(room * SECTOR_BYTES),
+                    _ => self.rng.below(room + 1) * SECTOR_BYTES,
+                };
                 if (*other, at) != (inode, offset) {
                     others.push((*other, at));
                 }
