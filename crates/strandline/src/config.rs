@@ -93,14 +93,14 @@ fn apply(text: &str, cli: &mut Cli) -> Result<(), Failure> {
 }
 
 fn fill_global(config: &Config, global: &mut Global) {
-    fill(&mut global.store, &config.store);
-    fill(&mut global.socket, &config.socket);
+    fill(&mut global.store, config.store.as_ref());
+    fill(&mut global.socket, config.socket.as_ref());
     // A key that was named for this command stands for itself.
     if global.key_file.is_none() && global.passphrase_file.is_none() {
         global.key_file.clone_from(&config.key_file);
         global.passphrase_file.clone_from(&config.passphrase_file);
     }
-    fill(&mut global.tz, &config.tz);
+    fill(&mut global.tz, config.tz.as_ref());
     global.network_fs |= config.network_fs.unwrap_or(false);
 }
 
@@ -115,21 +115,21 @@ fn fill_serve(config: Serve, args: &mut ServeArgs) -> Result<(), Failure> {
         (None, Some(size)) => Some(size.bytes()?),
         (given, _) => given,
     };
-    fill(&mut args.default, &config.default);
-    fill(&mut args.ack, &config.ack);
-    fill(&mut args.io, &config.io);
-    fill(&mut args.socket_group, &config.socket_group);
-    fill(&mut args.admin_group, &config.admin_group);
-    fill(&mut args.anyone, &config.anyone);
+    fill(&mut args.default, config.default.as_ref());
+    fill(&mut args.ack, config.ack.as_ref());
+    fill(&mut args.io, config.io.as_ref());
+    fill(&mut args.socket_group, config.socket_group.as_ref());
+    fill(&mut args.admin_group, config.admin_group.as_ref());
+    fill(&mut args.anyone, config.anyone.as_ref());
     args.read_only |= config.read_only.unwrap_or(false);
     args.no_pack |= config.no_pack.unwrap_or(false);
     args.insecure_lan |= config.insecure_lan.unwrap_or(false);
     Ok(())
 }
 
-fn fill<T: Clone>(given: &mut Option<T>, configured: &Option<T>) {
+fn fill<T: Clone>(given: &mut Option<T>, configured: Option<&T>) {
     if given.is_none() {
-        given.clone_from(configured);
+        *given = configured.cloned();
     }
 }
 

@@ -11,9 +11,10 @@ pub(super) fn run(args: &DemoArgs, context: &mut Context<'_>) -> Result<u8, Stop
     let out = &mut *context.out;
     let exit = demo::run(&args, &mut |line| {
         if said.is_ok() {
-            let told = match out.json {
-                true => out.json_line(&json!({ "schema": "demo.line/1", "line": line })),
-                false => out.line(line),
+            let told = if out.json {
+                out.json_line(&json!({ "schema": "demo.line/1", "line": line }))
+            } else {
+                out.line(line)
             };
             said = told.and_then(|()| out.flush());
         }

@@ -45,7 +45,7 @@ fn sealed_nonsense_is_refused_record_by_record() {
         records::check_manifest(&seed);
         for _ in 0..300 {
             let mut bytes = seed.clone();
-            for _ in 0..1 + rng.index(3) {
+            for _ in 0..=rng.index(3) {
                 let at = 1 + rng.index(bytes.len() - 1);
                 bytes[at] = u8::try_from(rng.below(256)).expect("a byte");
             }

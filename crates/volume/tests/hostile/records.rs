@@ -44,6 +44,9 @@ static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
     Sample { bytes, records }
 });
 
+/// A step of a catalogue's life.
+type Plan<'a> = Box<dyn Fn(&Catalogue) -> Vec<CatalogueRecord> + 'a>;
+
 /// A mark, a client, a clone, a rewind, an opened instant, a new size, the trash.
 fn live(machine: &mut Machine, volume: VolumeId, branch: BranchId) {
     let now = machine.now().expect("no crash");
@@ -53,7 +56,6 @@ fn live(machine: &mut Machine, volume: VolumeId, branch: BranchId) {
     let mark = NewMark { branch, at: now, name, keep_until, pinned, made_by, note };
     let who = Who::Process { uid: 0, pid: 7, start: 99 };
     let client = ClientId(1);
-    type Plan<'a> = Box<dyn Fn(&Catalogue) -> Vec<CatalogueRecord> + 'a>;
     let steps: Vec<Plan<'_>> = vec![
         Box::new(|it| it.plan_mark(mark.clone(), now.time).expect("live").1),
         Box::new(|it| it.plan_client(&who).1),
