@@ -1,7 +1,13 @@
 //! Every write of a script fails in turn: what was answered is there, in its order, whatever failed.
 
-use sim::crash::{Counts, Failing, fail};
-use sim_world::Fault;
+use block_device::{Answer, BlockError, Command, Payload};
+use segment_log::Config;
+use sim::{
+    Machine, Place,
+    crash::{Counts, Failing, fail},
+};
+use sim_world::{Fault, Seed};
+use units::ClientId;
 
 /// Scripts with long writes, which go to bulk files, and without.
 const BULK: u64 = 6;
@@ -67,4 +73,34 @@ fn a_disk_that_fails_for_ever_is_told_and_loses_nothing_answered() {
         let failing = unnoticed(Fault::WriteError, prefix);
         fail_each(&[BULK], Failing { for_ever: true, told: true, ..failing });
     }
+}
+
+/// A disk that has no room for a long bulk file has some for a short one, and while it has none for any,
+/// short writes go on.
+#[test]
+fn a_small_disk_takes_long_writes_as_far_as_it_has_room() {
+    let place = Place::new(Seed(3));
+    place.make_store().expect("an empty disk");
+    let config = Config { segment_bytes: 4 << 20, ..Config::default() };
+    let mut machine = Machine::start(&place, config).expect("a new store");
+    let (_, branch) = machine.create("disk", 64 << 20).expect("no crash");
+    place.disk.set_capacity_bytes(Some(80 << 20));
+    let view = machine.view(branch, None);
+    let mut write = |offset_bytes: u64, length: usize| {
+        let bytes = vec![7; length];
+        let data = Payload::Borrowed(&bytes);
+        let command = Command::Write { offset_bytes, data, fua: false };
+        let done = machine.ask(view, ClientId(1), command);
+        machine.settle();
+        done
+    };
+    for number in 0..2 {
+        let long = write(number << 24, 16 << 20);
+        assert!(matches!(long, Ok(Answer::Written(_))), "{number}: {long:?}");
+    }
+    assert!(
+        matches!(write(0, 16 << 20), Err(BlockError::NoSpace)),
+        "the file is full, the disk nearly"
+    );
+    assert!(matches!(write(0, 4096), Ok(Answer::Written(_))), "one block finds room in the log");
 }

@@ -59,10 +59,9 @@ pub struct Background {
     /// A segment is being sealed or packed.
     packing: bool,
     merging: bool,
-    /// Boot time at which a file could not be made, and whether it was for want of room.
-    refused: Option<(u64, Room)>,
-    /// How often in a row one could not be made though there was room.
-    failures: u32,
+    /// How making segments goes, and bulk files: the one may find room where the other does not.
+    segments_made: Making,
+    bulk_made: Making,
     /// After a job failed: boot time before which none is begun.
     paused_until_ns: u64,
     /// The last job that failed, for who looks at the store.
@@ -71,6 +70,15 @@ pub struct Background {
     damage: Vec<String>,
     /// Runs that cannot be read in full, found when they were to be merged.
     unmergeable: Vec<RunId>,
+}
+
+/// How files of a kind could be made of late.
+#[derive(Clone, Copy, Default)]
+struct Making {
+    /// Boot time at which one could not, and whether it was for want of room.
+    refused: Option<(u64, Room)>,
+    /// How often in a row one could not though there was room.
+    failures: u32,
 }
 
 enum Prepared<T> {
@@ -127,8 +135,8 @@ impl Background {
             next_run: next_run.max(1),
             packing: false,
             merging: false,
-            refused: None,
-            failures: 0,
+            segments_made: Making::default(),
+            bulk_made: Making::default(),
             paused_until_ns: 0,
             trouble: None,
             damage: Vec::new(),
@@ -184,7 +192,7 @@ impl Background {
 
     /// Has the next segment file made ready.
     pub(crate) fn prepare_segment(&mut self, config: &Config) {
-        if !matches!(self.segment, Prepared::No) || self.refusal().is_some() {
+        if !matches!(self.segment, Prepared::No) || self.refusal(self.segments_made).is_some() {
             return;
         }
         let free = self.free_slots.pop();
@@ -197,7 +205,7 @@ impl Background {
 
     /// Has the next bulk file made ready, under that id.
     pub(crate) fn prepare_bulk(&mut self, id: FileId, config: &Config) {
-        if !matches!(self.bulk, Prepared::No) || self.refusal().is_some() {
+        if !matches!(self.bulk, Prepared::No) || self.refusal(self.bulk_made).is_some() {
             return;
         }
         let most = BULK_LAST_BYTES.min(config.segment_bytes * 16).max(BULK_LEAST_BYTES);
@@ -205,7 +213,7 @@ impl Background {
         self.bulk_bytes = (bytes * 4).min(BULK_LAST_BYTES);
         self.bulk = Prepared::Under;
         let reserve_bytes = config.reserve_bytes;
-        self.push(Task::PrepareBulk { id, bytes, reserve_bytes });
+        self.push(Task::PrepareBulk { id, bytes, least_bytes: BULK_LEAST_BYTES, reserve_bytes });
     }
 
     /// Gives back what was reserved for bulk writes and not used: the end of `current`, and the next file.
@@ -220,12 +228,17 @@ impl Background {
 
     /// What who needs the next segment has to expect.
     pub(crate) fn room_for_segments(&self) -> Room {
-        self.refusal().unwrap_or(Room::Wait)
+        self.refusal(self.segments_made).unwrap_or(Room::Wait)
     }
 
-    /// Why no file is made at present, if that was tried of late and failed.
-    fn refusal(&self) -> Option<Room> {
-        let (since_ns, why) = self.refused?;
+    /// What who needs the next bulk file has to expect.
+    pub(crate) fn room_for_bulk(&self) -> Room {
+        self.refusal(self.bulk_made).unwrap_or(Room::Wait)
+    }
+
+    /// Why no such file is made at present, if that was tried of late and failed.
+    fn refusal(&self, making: Making) -> Option<Room> {
+        let (since_ns, why) = making.refused?;
         (self.env.clock.boot_ns().saturating_sub(since_ns) < RETRY_NS).then_some(why)
     }
 
@@ -255,25 +268,20 @@ impl Background {
         self.push(Task::Record { manifest, records });
     }
 
-    /// A file was made.
-    fn accept(&mut self) {
-        self.refused = None;
-        self.failures = 0;
-    }
-
     /// A file could not be made. A few failures for another reason than want of room are borne: it is
     /// tried again at once, and who needs it waits.
-    fn refuse(&mut self, error: &io::Error) {
+    fn refuse(&mut self, error: &io::Error, mut making: Making) -> Making {
         self.trouble = Some(error.to_string());
         let now_ns = self.env.clock.boot_ns();
         if is_no_room(error) {
-            self.refused = Some((now_ns, Room::Full));
-            return;
+            making.refused = Some((now_ns, Room::Full));
+            return making;
         }
-        self.failures += 1;
-        if self.failures > FAILURES_BORNE {
-            self.refused = Some((now_ns, Room::Failing));
+        making.failures += 1;
+        if making.failures > FAILURES_BORNE {
+            making.refused = Some((now_ns, Room::Failing));
         }
+        making
     }
 
     /// A slot that was used before could not be prepared. For want of room it waits for its turn; else
@@ -427,11 +435,12 @@ impl Log {
             Ended::Segment { slot, recycled, result } => {
                 self.background.segment = match result {
                     Ok(next) => {
-                        self.background.accept();
+                        self.background.segments_made = Making::default();
                         Prepared::Ready(next)
                     }
                     Err(error) => {
-                        self.background.refuse(&error);
+                        let before = self.background.segments_made;
+                        self.background.segments_made = self.background.refuse(&error, before);
                         if recycled {
                             self.background.give_back(slot, &error);
                         }
@@ -442,11 +451,12 @@ impl Log {
             Ended::Bulk(result) => {
                 self.background.bulk = match result {
                     Ok(next) => {
-                        self.background.accept();
+                        self.background.bulk_made = Making::default();
                         Prepared::Ready(*next)
                     }
                     Err(error) => {
-                        self.background.refuse(&error);
+                        let before = self.background.bulk_made;
+                        self.background.bulk_made = self.background.refuse(&error, before);
                         Prepared::No
                     }
                 };

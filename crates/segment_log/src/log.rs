@@ -839,7 +839,7 @@ impl Log {
             return Room::Yes;
         }
         self.prepare_bulk();
-        self.background.room_for_segments()
+        self.background.room_for_bulk()
     }
 
     /// Writes bulk payload to the place it was given last.

@@ -83,7 +83,9 @@ impl Log {
     /// Has files made for what is to be logged again. If that fails too, other than for want of room,
     /// it is the end.
     fn wait_for_files(&mut self, bulk: bool) {
-        if self.background.room_for_segments() == Room::Failing {
+        let (segments, bulk_files) =
+            (self.background.room_for_segments(), self.background.room_for_bulk());
+        if segments == Room::Failing || bulk && bulk_files == Room::Failing {
             let cause = io::Error::other("no file can be made for the batches that failed");
             return self.take_no_more("writing the log", &cause);
         }

@@ -37,7 +37,7 @@ pub struct Work {
 
 pub(crate) enum Task {
     PrepareSegment { slot: u64, recycled: bool, bytes: u64, reserve_bytes: u64 },
-    PrepareBulk { id: FileId, bytes: u64, reserve_bytes: u64 },
+    PrepareBulk { id: FileId, bytes: u64, least_bytes: u64, reserve_bytes: u64 },
     Record { manifest: Arc<Mutex<Manifest>>, records: Vec<Record> },
     Seal { segment: FileId, contents: Arc<MemoryRun>, run: RunId, cache: Arc<PageCache> },
     Pack(Pack),
@@ -166,9 +166,11 @@ impl Work {
                 let result = prepare_segment(env, slot, recycled, bytes, reserve_bytes);
                 Ended::Segment { slot, recycled, result }
             }
-            Task::PrepareBulk { id, bytes, reserve_bytes } => {
-                Ended::Bulk(prepare_bulk(env, id, bytes, reserve_bytes).map(Box::new))
-            }
+            Task::PrepareBulk { id, bytes, least_bytes, reserve_bytes } => Ended::Bulk(
+                bulk_length(env, bytes, least_bytes, reserve_bytes)
+                    .and_then(|bytes| prepare_bulk(env, id, bytes))
+                    .map(Box::new),
+            ),
             Task::Record { manifest, records } => {
                 let mut manifest = manifest.lock().unwrap_or_else(PoisonError::into_inner);
                 let error = manifest.append(&records).err().map(|error| error.to_string());
@@ -254,16 +256,22 @@ fn prepare_segment(
     Ok(PreparedSegment { slot, file })
 }
 
-/// A bulk file with its header, whose name is durable.
-fn prepare_bulk(
+/// How long a bulk file may be: at most half of what is free, for segments need room too, unless that
+/// is less than `least_bytes`.
+fn bulk_length(
     env: &Environment,
-    id: FileId,
     bytes: u64,
+    least_bytes: u64,
     reserve_bytes: u64,
-) -> io::Result<PreparedBulk> {
-    if env.disk.space()?.free_bytes < bytes.saturating_add(reserve_bytes) {
-        return Err(no_room());
-    }
+) -> io::Result<u64> {
+    let free_bytes = env.disk.space()?.free_bytes.saturating_sub(reserve_bytes);
+    let half_bytes = free_bytes / 2 / HEADER as u64 * HEADER as u64;
+    let bytes = bytes.min(half_bytes.max(least_bytes));
+    if bytes > free_bytes { Err(no_room()) } else { Ok(bytes) }
+}
+
+/// A bulk file with its header, whose name is durable.
+fn prepare_bulk(env: &Environment, id: FileId, bytes: u64) -> io::Result<PreparedBulk> {
     let path = Home::Bulk(id).path();
     let file = env.disk.open(&path, Access::WRITE_DIRECT.new_file())?;
     let salt: [u8; 32] = random(&*env.chance);
