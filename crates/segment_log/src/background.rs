@@ -7,9 +7,11 @@
 use crate::{
     bulk::UnusedEnd,
     files::{CellFile, Home},
-    log::{Config, Environment, Event, FullSegment, Log, Room},
+    log::Log,
     planted,
+    rolling::FullSegment,
     state::{Fact, Interval},
+    terms::{Config, Environment, Event, Room},
     work::{
         Ended, Moved, Outcome, Pack, PackedSegment, PreparedSegment, Task, Work, WorkError,
         run_path,

@@ -4,7 +4,7 @@
 //! multiple of 4096 bytes. Payload in flight is read from its pages. What could not be written waits
 //! there too until it is given another place, in another file.
 
-use crate::{background::PreparedBulk, batch::Record, log::Environment};
+use crate::{background::PreparedBulk, batch::Record, terms::Environment};
 use seal::{CellKey, CellName, TRAILER, Tag, TagKey};
 use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 use units::{CELL, Extent, FileId, Place};

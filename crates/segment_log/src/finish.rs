@@ -3,7 +3,7 @@
 //! So the next start has nothing to search for, and a file of the log that is damaged or gone meanwhile
 //! is told from what a crash took: its cells are refused, no others. Packing is left for later.
 
-use crate::log::{Event, Log};
+use crate::{log::Log, terms::Event};
 use history_index::{MemoryRun, Run};
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! was written since its last sync; all who wait for that much share it. Nothing is synced when
 //! nothing was written.
 
-use crate::{log::Event, planted};
+use crate::{planted, terms::Event};
 use std::collections::{BTreeMap, VecDeque};
 use units::{FileId, Sequence};
 use world::File;

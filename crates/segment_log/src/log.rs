@@ -12,28 +12,27 @@
 
 use crate::{
     background::Background,
-    batch::SegmentHeader,
-    bulk::{BulkWrite, BulkWriter},
+    bulk::BulkWriter,
     clock::HistoryClock,
-    files::{CellFile, FileTable, Home},
+    files::{CellFile, FileTable},
     finish::Finish,
     flushing::Flushing,
-    keyring::Keyring,
+    landing::{Flight, Io},
     planted,
+    rolling::FullSegment,
     state::{EpochRecord, Fact, LogState},
-    work::PreparedSegment,
-    writer::{CutBatch, OpenSegment, Shape, Waiting},
+    terms::{AckPolicy, Config, Environment, Event, Located, Poison, Room},
+    writer::{OpenSegment, Shape, Waiting},
 };
 use history_index::{Bound, FlushPoint, LeafVersions, ZeroRange};
-use seal::{CellKey, CellName, Key, Tag, TagKey};
+use seal::{CellKey, CellName};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
     sync::Arc,
 };
-use thiserror::Error;
-use units::{BranchId, CELL, ClientId, Epoch, Extent, FileId, Lba, Leaf, Place, Sequence, StoreId};
-use world::{Chance, Clock, Disk, Done, File, Finished, Image, Op, Pool};
+use units::{BranchId, CELL, ClientId, Epoch, Extent, FileId, Lba, Leaf, Place, Sequence};
+use world::{Chance, Done, Finished, Image, Op};
 
 /// A batch of this size goes out even while another is in flight.
 const BATCH_EARLY: usize = 128 << 10;
@@ -43,141 +42,6 @@ const BATCH_SOFT: usize = 1 << 20;
 const FLIGHTS_MAX: usize = 4;
 /// Requests of this size go to bulk files.
 pub const BULK_BYTES: u64 = 256 << 10;
-
-/// When a write is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AckPolicy {
-    /// When its batch, and all earlier ones, are on the disk (perhaps in its cache).
-    #[default]
-    Disk,
-    /// When they are in the page cache.
-    Page,
-    /// When it is sealed in memory: a killed server loses it.
-    Memory,
-}
-
-/// How a log works.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// When a write is answered.
-    pub ack: AckPolicy,
-    /// Whether full segments become packs.
-    pub pack: bool,
-    /// Length of a segment.
-    pub segment_bytes: u64,
-    /// Segments and batches are aligned to it (512 or 4096).
-    pub sector: usize,
-    /// Full segments kept in memory for the packer.
-    pub images: usize,
-    /// Free slots kept for new segments.
-    pub pool_files: usize,
-    /// Full segments that may wait for the packer before writers do.
-    pub backlog_segments: usize,
-    /// Room left to the file system: below it the store is full.
-    pub reserve_bytes: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            ack: AckPolicy::Disk,
-            pack: true,
-            segment_bytes: 64 << 20,
-            sector: 4096,
-            images: 2,
-            pool_files: 16,
-            backlog_segments: 64,
-            reserve_bytes: 0,
-        }
-    }
-}
-
-/// What the log shares with its jobs.
-pub struct Environment {
-    /// The store's directory.
-    pub disk: Arc<dyn Disk>,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Salts and ids.
-    pub chance: Arc<dyn Chance>,
-    /// I/O buffers.
-    pub pool: Pool,
-    /// The master key.
-    pub master: Key,
-    /// The store.
-    pub store: StoreId,
-    /// Keys of the cells.
-    pub keyring: Arc<Keyring>,
-}
-
-/// Whether a request can be begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    /// Now.
-    Yes,
-    /// Not before something that is under way has ended.
-    Wait,
-    /// The store is full.
-    Full,
-    /// The files that it needs cannot be made, and not for want of room.
-    Failing,
-    /// The log takes no writes any more.
-    Poisoned,
-}
-
-/// What the caller hears.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A request's answer is due.
-    Written {
-        /// Of [`Log::end`].
-        ticket: u64,
-        /// Its place in history.
-        sequence: Sequence,
-    },
-    /// A flush's answer is due.
-    Flushed {
-        /// Of [`Log::flush`].
-        ticket: u64,
-    },
-    /// A request or flush failed.
-    Failed {
-        /// Its ticket.
-        ticket: u64,
-        /// Why, as far as a client is told.
-        full: bool,
-    },
-    /// Records of [`Log::record`] are durable (or not).
-    Recorded {
-        /// Its ticket.
-        ticket: u64,
-        /// Whether they are.
-        durable: bool,
-    },
-}
-
-/// Why the log takes no writes.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{what} failed: {cause}")]
-pub struct Poison {
-    /// What was tried.
-    pub what: &'static str,
-    /// What the disk said.
-    pub cause: String,
-}
-
-/// Where a cell is to be had.
-#[derive(Debug)]
-pub enum Located<'a> {
-    /// Here.
-    Memory(&'a [u8]),
-    /// In this file, at the place's offset. Keep the first until the read has ended.
-    Disk(Arc<CellFile>, File),
-    /// Somewhere else by now: ask the index.
-    Gone,
-    /// The file does not open.
-    Lost,
-}
 
 /// See the module's head.
 pub struct Log {
@@ -198,14 +62,14 @@ pub struct Log {
     /// The last sequence when the store was opened.
     started_at: Sequence,
     /// The last sequence that was given.
-    last: Sequence,
+    pub(crate) last: Sequence,
     /// All up to here has landed.
-    landed: Sequence,
+    pub(crate) landed: Sequence,
     pub(crate) flights: VecDeque<Flight>,
-    next_flight: u64,
-    ops: Vec<(u64, Op)>,
+    pub(crate) next_flight: u64,
+    pub(crate) ops: Vec<(u64, Op)>,
     pub(crate) ios: BTreeMap<u64, Io>,
-    next_io: u64,
+    pub(crate) next_io: u64,
     request: Option<Request>,
     seal_key: Option<(BranchId, Arc<CellKey>)>,
     flushed_by_client: BTreeMap<BranchId, Sequence>,
@@ -215,25 +79,7 @@ pub struct Log {
     /// How often in a row that was done.
     pub(crate) relogs: u32,
     pub(crate) finish: Finish,
-    next_file: u64,
-}
-
-/// A segment that takes no more batches.
-pub struct FullSegment {
-    pub cells: Arc<CellFile>,
-    pub file: File,
-    pub slot: u64,
-    /// Its contents, while there is memory for them.
-    pub image: Option<Image>,
-    pub end_bytes: u64,
-    pub last_tag: Tag,
-    pub run: Arc<history_index::MemoryRun>,
-    pub bulk: Vec<(FileId, Sequence)>,
-    /// Its run on disk, once it is sealed.
-    pub sealed: Option<units::RunId>,
-    pub busy: bool,
-    /// It could not be packed: it is only indexed, and stays where it is.
-    pub stays: bool,
+    pub(crate) next_file: u64,
 }
 
 /// Whether this run's epoch is in the manifest.
@@ -242,28 +88,6 @@ enum EpochStage {
     None,
     Recording(EpochRecord),
     Begun,
-}
-
-/// What an operation in the ring is for.
-#[derive(Clone, Debug)]
-pub enum Io {
-    Batch { flight: u64 },
-    Bulk { write: u64 },
-    Sync { file: FileId },
-}
-
-pub struct Flight {
-    number: u64,
-    pub segment: FileId,
-    pub cut: CutBatch,
-    pub outcome: Outcome,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Pending,
-    Landed,
-    Failed,
 }
 
 #[derive(Clone, Copy)]
@@ -640,248 +464,6 @@ impl Log {
             && segment.has_room(Shape { cells: 0, records: 1 })
         {
             segment.push_flush(FlushPoint { branch, sequence: newest }, self.last.next());
-        }
-    }
-
-    /// Sends the open batch off.
-    pub(crate) fn cut(&mut self) {
-        let Some(segment) = &mut self.segment else { return };
-        let (wall, era) = self.clock.now(&*self.env.clock);
-        let Some(cut) = segment.cut(wall, era, self.flushing.durable()) else { return };
-        let (file, segment) = (segment.file.clone(), segment.id());
-        let number = self.next_flight;
-        self.next_flight += 1;
-        let op = Op::Write { file, offset_bytes: cut.offset_bytes, parts: vec![cut.bytes.clone()] };
-        self.push_op(Io::Batch { flight: number }, op);
-        self.flights.push_back(Flight { number, segment, cut, outcome: Outcome::Pending });
-        self.flushing.calm();
-    }
-
-    fn batch_done(&mut self, number: u64, moved: &io::Result<usize>) {
-        let Some(flight) = self.flights.iter_mut().find(|flight| flight.number == number) else {
-            return; // poisoned meanwhile
-        };
-        let length = flight.cut.bytes.len();
-        match moved {
-            Ok(bytes) if *bytes >= length || planted::is(16) => flight.outcome = Outcome::Landed,
-            &Ok(bytes) if bytes > 0 && bytes.is_multiple_of(self.config.sector) => {
-                // A short write: the rest goes on from there.
-                flight.cut.bytes = flight.cut.bytes.slice(bytes..length);
-                flight.cut.offset_bytes += bytes as u64;
-                let (offset_bytes, parts) =
-                    (flight.cut.offset_bytes, vec![flight.cut.bytes.clone()]);
-                let segment = flight.segment;
-                if let Some(file) = self.file_of(segment) {
-                    self.push_op(
-                        Io::Batch { flight: number },
-                        Op::Write { file, offset_bytes, parts },
-                    );
-                }
-                return;
-            }
-            Err(error) if planted::is(17) && error.kind() == io::ErrorKind::StorageFull => {
-                flight.outcome = Outcome::Landed;
-            }
-            Ok(_) | Err(_) => {
-                flight.outcome = Outcome::Failed;
-                self.relog = true;
-            }
-        }
-        self.land();
-    }
-
-    fn bulk_done(&mut self, write: u64, moved: &io::Result<usize>) {
-        match self.bulk.ended(write, moved) {
-            BulkWrite::Done(file) => self.flushing.wrote(file.0, file.1),
-            BulkWrite::Again { file, offset_bytes, parts } => {
-                self.ios.insert(write, Io::Bulk { write });
-                self.ops.push((write, Op::Write { file, offset_bytes, parts }));
-                return;
-            }
-            // Its place is named by a batch that may be on disk already: both are logged again.
-            BulkWrite::Failed => self.relog = true,
-        }
-        self.land();
-    }
-
-    /// Answers flights from the front on, as far as they have landed.
-    fn land(&mut self) {
-        if planted::is(5) {
-            self.flights.make_contiguous().sort_by_key(|flight| flight.outcome != Outcome::Landed);
-        }
-        while let Some(front) = self.flights.front() {
-            let bulk = front.cut.bulk.iter().any(|write| self.bulk.is_pending(*write));
-            if front.outcome != Outcome::Landed || bulk {
-                break;
-            }
-            let Some(flight) = self.flights.pop_front() else { break };
-            self.relogs = 0;
-            if let Some(file) = self.file_of(flight.segment) {
-                self.flushing.wrote(flight.segment, file);
-            }
-            self.landed = self.landed.max(flight.cut.last);
-            for waiting in &flight.cut.waiting {
-                let Waiting { ticket, sequence, fua } = *waiting;
-                let event = Event::Written { ticket, sequence };
-                if fua && !planted::is(4) {
-                    self.flushing.wait_for(sequence, event);
-                } else {
-                    self.events.push_back(event);
-                }
-            }
-        }
-        self.log_again();
-    }
-
-    /// Batches whose own write is under way; what only waits for bulk payload does not hold up others.
-    fn writing(&self) -> usize {
-        self.flights.iter().filter(|flight| flight.outcome == Outcome::Pending).count()
-    }
-
-    /// Takes back the write that was pushed last.
-    pub(crate) fn withdraw_last(&mut self) {
-        let pushed = self.ops.last().map(|(io, _)| *io);
-        if let Some(io) = pushed
-            && let Some(Io::Batch { flight }) = self.ios.get(&io)
-            && self
-                .flights
-                .back()
-                .is_some_and(|back| back.number == *flight && back.outcome == Outcome::Pending)
-        {
-            self.ops.pop();
-            self.ios.remove(&io);
-        }
-    }
-
-    fn file_of(&self, segment: FileId) -> Option<File> {
-        let open = self.segment.as_ref().filter(|open| open.id() == segment);
-        open.map(|open| open.file.clone()).or_else(|| {
-            let full = self.full.iter().find(|full| full.cells.id == segment)?;
-            Some(full.file.clone())
-        })
-    }
-
-    /// Closes the open segment, if any, and begins the next one.
-    fn roll(&mut self) -> Room {
-        let Some(next) = self.background.prepared_segment() else {
-            return self.background.room_for_segments();
-        };
-        self.close_segment();
-        let (first, previous) = (self.last.next(), self.chain_tag());
-        self.begin_segment(next, first, previous);
-        Room::Yes
-    }
-
-    /// Begins a segment whose first request will be `first`, behind the batch with tag `previous`.
-    pub(crate) fn begin_segment(&mut self, next: PreparedSegment, first: Sequence, previous: Tag) {
-        let image = self.spare.pop().unwrap_or_else(|| {
-            Image::new(usize::try_from(self.config.segment_bytes).expect("a 64-bit machine"))
-        });
-        let salt = random(&*self.env.chance);
-        let id = self.new_file_id();
-        let epoch = self.state.epoch().map_or(Epoch(0), |epoch| epoch.epoch);
-        let (wall, _) = self.clock.now(&*self.env.clock);
-        let store = self.env.store;
-        let header = SegmentHeader { epoch, file: id, store, salt, first, previous, wall };
-        let key = TagKey::new(&self.env.master.derive("segment", &salt));
-        let cells = CellFile::new(id, Home::Slot(next.slot), first, Some(next.file.clone()));
-        self.files.insert(cells.clone());
-        let sector = self.config.sector;
-        self.segment =
-            Some(OpenSegment::begin(cells, next.file, next.slot, image, &header, key, sector));
-        self.background.prepare_segment(&self.config);
-    }
-
-    /// Cuts the open batch and hands the segment to the background.
-    pub(crate) fn close_segment(&mut self) {
-        if self.segment.is_none() {
-            return;
-        }
-        self.cut();
-        let Some(segment) = self.segment.take() else { return };
-        let end_bytes = segment.image.length_bytes() as u64;
-        let run = Arc::new(history_index::MemoryRun::new(segment.run.finish()));
-        self.background.add_memory_run(run.clone());
-        self.full.push_back(FullSegment {
-            cells: segment.cells,
-            file: segment.file,
-            slot: segment.slot,
-            image: Some(segment.image),
-            end_bytes,
-            last_tag: segment.last_tag,
-            run,
-            bulk: segment.bulk,
-            sealed: None,
-            busy: false,
-            stays: false,
-        });
-        self.flushing.want(self.last);
-    }
-
-    /// Tag of the last batch that was cut, where the next segment's chain begins.
-    fn chain_tag(&self) -> Tag {
-        let open = self.segment.as_ref().map(|segment| segment.last_tag);
-        // What is sealed already was found at the start: it belongs to an epoch before this one.
-        let full = self.full.back().filter(|full| full.sealed.is_none());
-        let full = full.map(|full| full.last_tag);
-        open.or(full).or_else(|| self.state.chain()).unwrap_or_default()
-    }
-
-    /// Goes on in another bulk file, whose cells have sequences from `first` on.
-    pub(crate) fn next_bulk_file(&mut self, first: Sequence) -> Room {
-        if let Some(next) = self.background.prepared_bulk() {
-            let file = Some(next.file.clone());
-            self.files.insert(CellFile::new(next.id, Home::Bulk(next.id), first, file));
-            if let Some(full) = self.bulk.use_file(next) {
-                self.files.close(full);
-            }
-            self.prepare_bulk();
-            return Room::Yes;
-        }
-        self.prepare_bulk();
-        self.background.room_for_bulk()
-    }
-
-    /// Writes bulk payload to the place it was given last.
-    pub(crate) fn start_bulk(&mut self, write: u64) {
-        if let Some((file, offset_bytes, parts)) = self.bulk.to_write(write) {
-            self.ios.insert(write, Io::Bulk { write });
-            self.ops.push((write, Op::Write { file, offset_bytes, parts }));
-        }
-    }
-
-    pub(crate) fn prepare_bulk(&mut self) {
-        if !self.background.is_preparing_bulk() {
-            let id = self.new_file_id();
-            self.background.prepare_bulk(id, &self.config);
-        }
-    }
-
-    fn start_sync(&mut self) {
-        for (id, file) in self.flushing.start(self.landed) {
-            self.push_op(Io::Sync { file: id }, Op::Sync { file });
-        }
-        self.tell_flushed();
-    }
-
-    fn sync_done(&mut self, file: FileId, error: Option<io::Error>) {
-        if let Some(error) = error.filter(|_| !planted::is(15)) {
-            self.take_no_more("syncing the log", &error);
-            return;
-        }
-        self.flushing.synced(file);
-        self.tell_flushed();
-    }
-
-    fn tell_flushed(&mut self) {
-        while let Some(event) = self.flushing.next_due() {
-            self.events.push_back(event);
-        }
-    }
-
-    fn fail(&mut self, waiting: &[Waiting], full: bool) {
-        for waiting in waiting {
-            self.events.push_back(Event::Failed { ticket: waiting.ticket, full });
         }
     }
 }

@@ -5,11 +5,13 @@ use crate::{
     clock::HistoryClock,
     files::{CellFile, Home},
     finish::read_back,
-    log::{Config, Environment, FullSegment, Log, Poison},
+    log::Log,
     planted,
     recovery::{MissingFlushed, Recovered, numbered, recover},
+    rolling::FullSegment,
     scan::Scanned,
     state::{BadRecord, Fact, Interval, KIND_END, LogState},
+    terms::{Config, Environment, Poison},
     work::{WorkError, run_path, seal},
 };
 use history_index::{MemoryRun, PageCache, Run, Source};

@@ -9,7 +9,10 @@
 use crate::{
     batch::{BATCH_HEADER, BatchHeader, HEADER, RECORD, Record, array_at},
     bulk::MovedExtents,
-    log::{Flight, FullSegment, Log, Outcome, Room},
+    landing::{Flight, Outcome},
+    log::Log,
+    rolling::FullSegment,
+    terms::Room,
     writer::Waiting,
 };
 use history_index::{Contents, Index, MemoryRun, Source};

@@ -7,9 +7,10 @@
 use crate::{
     batch::{HEADER, HEADER_NONCE},
     files::{CellFile, Home},
-    log::{Environment, random},
+    log::random,
     planted,
     state::{Fact, Interval},
+    terms::Environment,
 };
 use history_index::{
     Contents, Entry, MemoryRun, MergeJob, PageCache, Progress, Run, RunWriter, write_run,
