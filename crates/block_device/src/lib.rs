@@ -101,6 +101,16 @@ pub enum Payload<'a> {
     },
 }
 
+impl Payload<'_> {
+    /// How many bytes there are to write.
+    pub fn length_bytes(&self) -> u64 {
+        match self {
+            Self::Borrowed(bytes) => bytes.len() as u64,
+            Self::Pages { length_bytes, .. } => *length_bytes as u64,
+        }
+    }
+}
+
 /// The end of a request.
 #[derive(Debug)]
 pub struct Completion {

@@ -4,8 +4,6 @@
 //! is told from what a crash took: its cells are refused, no others. Packing is left for later.
 
 use crate::{log::Log, terms::Event};
-use history_index::{MemoryRun, Run};
-use std::sync::Arc;
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,9 +59,4 @@ impl Log {
             });
         }
     }
-}
-
-/// What a run file holds, in memory: to pack a segment that was only indexed.
-pub(crate) fn read_back(run: &Run) -> history_index::Result<Arc<MemoryRun>> {
-    Ok(Arc::new(MemoryRun::new(run.contents()?)))
 }

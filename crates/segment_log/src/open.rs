@@ -4,7 +4,6 @@ use crate::{
     background::{Background, sealing_facts},
     clock::HistoryClock,
     files::{CellFile, Home},
-    finish::read_back,
     log::Log,
     planted,
     recovery::{MissingFlushed, Recovered, numbered, recover},
@@ -172,7 +171,7 @@ impl Opening<'_> {
                 }
                 _ => None,
             });
-            let Some(Ok(contents)) = own.map(|run| read_back(run)) else { continue };
+            let Some(Ok(contents)) = own.map(|run| run.contents()) else { continue };
             let home = Home::Slot(stays.slot);
             let file = match self.env.disk.open(&home.path(), Access::WRITE_DIRECT) {
                 Ok(file) => file,
@@ -188,7 +187,7 @@ impl Opening<'_> {
                 image: None,
                 end_bytes: stays.end_bytes,
                 last_tag: Tag::default(), // only what is not indexed needs it
-                run: contents,
+                run: Arc::new(MemoryRun::new(contents)),
                 bulk: Vec::new(), // the manifest names them since it was indexed
                 sealed: own.map(|run| run.meta().run),
                 busy: false,
@@ -373,11 +372,10 @@ impl Log {
 
 /// Writes what the file holds there.
 fn write_again(file: &dyn world::DiskFile, from_bytes: u64, to_bytes: u64) -> io::Result<()> {
-    const PIECE_BYTES: u64 = 1 << 20;
+    const PIECE: usize = 1 << 20;
     let mut piece = Vec::new();
-    for start in (from_bytes..to_bytes).step_by(1 << 20) {
-        let length = (to_bytes - start).min(PIECE_BYTES);
-        piece.resize(usize::try_from(length).unwrap_or(1 << 20), 0);
+    for start in (from_bytes..to_bytes).step_by(PIECE) {
+        piece.resize(usize::try_from(to_bytes - start).unwrap_or(PIECE).min(PIECE), 0);
         file.read_at(start, &mut piece)?;
         file.write_at(start, &piece)?;
     }

@@ -66,7 +66,7 @@ impl Store {
                 (*offset_bytes, *length_bytes, false, u64::MAX)
             }
             Command::Write { offset_bytes, data, .. } => {
-                (*offset_bytes, length_of(data), true, MAX_REQUEST_BYTES)
+                (*offset_bytes, data.length_bytes(), true, MAX_REQUEST_BYTES)
             }
             Command::Trim { offset_bytes, length_bytes, .. }
             | Command::WriteZeroes { offset_bytes, length_bytes, .. } => {
@@ -97,7 +97,7 @@ impl Store {
         fua: bool,
     ) {
         let view = &self.views[&id];
-        let length = length_of(&data);
+        let length = data.length_bytes();
         let Some(edges) = Edges::of(offset_bytes, length, view.size_bytes) else {
             return self.empty(ticket);
         };
@@ -309,13 +309,6 @@ impl Store {
     fn empty(&mut self, ticket: u64) {
         let last = self.log.last();
         self.complete(ticket, Ok(block_device::Answer::Written(last)));
-    }
-}
-
-fn length_of(data: &Payload<'_>) -> u64 {
-    match data {
-        Payload::Borrowed(bytes) => bytes.len() as u64,
-        Payload::Pages { length_bytes, .. } => *length_bytes as u64,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Times are those of turns: a request is as old as the turn that took it, and answered in the turn that
 //! met its completion. Memory: a few hundred bytes for each volume that was ever asked for something.
 
-use block_device::{Command, Payload};
+use block_device::Command;
 use std::collections::BTreeMap;
 use units::VolumeId;
 
@@ -87,20 +87,13 @@ impl Asked {
     pub(super) fn of(command: &Command<'_>, volume: VolumeId, at_ns: u64) -> Self {
         let (kind, bytes) = match command {
             Command::Read { length_bytes, .. } => (Kind::Read, *length_bytes),
-            Command::Write { data, .. } => (Kind::Write, length_of(data)),
+            Command::Write { data, .. } => (Kind::Write, data.length_bytes()),
             Command::Flush => (Kind::Flush, 0),
             Command::Trim { length_bytes, .. } => (Kind::Trim, *length_bytes),
             Command::WriteZeroes { length_bytes, .. } => (Kind::Zero, *length_bytes),
             Command::Extents { length_bytes, .. } => (Kind::Extents, *length_bytes),
         };
         Self { volume, kind, bytes, at_ns }
-    }
-}
-
-fn length_of(data: &Payload<'_>) -> u64 {
-    match data {
-        Payload::Borrowed(bytes) => bytes.len() as u64,
-        Payload::Pages { length_bytes, .. } => *length_bytes as u64,
     }
 }
 
