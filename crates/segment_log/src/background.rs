@@ -13,8 +13,8 @@ use crate::{
     state::{Fact, Interval},
     terms::{Config, Environment, Event, Room},
     work::{
-        Ended, Moved, Outcome, Pack, PackedSegment, PreparedSegment, Task, Work, WorkError,
-        run_path,
+        Ended, Moved, NewSegment, Outcome, Pack, PackedSegment, PreparedSegment, Task, Work,
+        WorkError, run_path,
     },
 };
 use history_index::{Index, IndexSnapshot, MemoryRun, PageCache, Run, Source, pick_merge};
@@ -202,7 +202,9 @@ impl Background {
         self.next_slot = self.next_slot.max(slot + 1);
         let (bytes, reserve_bytes) = (config.segment_bytes, config.reserve_bytes);
         self.segment = Prepared::Under;
-        self.push(Task::PrepareSegment { slot, recycled, bytes, reserve_bytes });
+        let fill = config.pack; // else it is written once and stays
+        let new = NewSegment { slot, recycled, fill, bytes, reserve_bytes };
+        self.push(Task::PrepareSegment(new));
     }
 
     /// Has the next bulk file made ready, under that id.
