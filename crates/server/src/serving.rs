@@ -267,6 +267,7 @@ impl Serving {
                 tracing::warn!("not all answers could be given in time");
                 Ok(Ended::Whole)
             }
+            Ok(StopReason::Unflushed) => Err(unflushed()),
             Err(error) => Err(Failure::new(codes::DISK_ERROR, format!("the log ended: {error}"))),
         }
     }
@@ -287,6 +288,11 @@ impl Drop for Serving {
 
 fn stop_log(hub: &Hub) {
     let _ = hub.visit(Core::stop); // it may have ended by itself
+}
+
+fn unflushed() -> Failure {
+    let text = "what was written since the last flush could not be made durable";
+    Failure::new(codes::DISK_ERROR, text).doing("strandline status names what the disk refused")
 }
 
 /// A store that one command uses: its log thread ends with this.
@@ -327,6 +333,7 @@ impl Drop for Alone {
         match running.join() {
             Ok(StopReason::Asked) => {}
             Ok(StopReason::GaveUp) => tracing::warn!("the store was left before all was done"),
+            Ok(StopReason::Unflushed) => tracing::error!("{}", unflushed().message),
             Err(error) => tracing::error!(%error, "the log ended"),
         }
     }

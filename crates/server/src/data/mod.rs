@@ -10,11 +10,13 @@
 
 mod connection;
 mod hub;
+mod stopping;
 mod tally;
 mod turn;
 mod workers;
 
 pub use connection::{Export, Exports, SessionInfo};
 pub use hub::{ChangeError, Hub};
+pub use stopping::StopReason;
 pub use tally::{BUCKETS_NS, Count, Counts, Kind};
-pub use turn::{Core, Running, StopReason, start};
+pub use turn::{Core, Running, start};

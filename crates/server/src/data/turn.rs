@@ -5,6 +5,7 @@ use super::{
         Attach, Connection, Export, Exports, INPUT_BYTES, Need, Open, SessionInfo, Step, Wanted,
     },
     hub::{Hub, Visit},
+    stopping::{StopReason, Stopping},
     tally::{Asked, Counts, Kind, Tally},
     workers::Workers,
 };
@@ -16,7 +17,6 @@ use std::{
     io,
     sync::Arc,
     thread,
-    time::Duration,
 };
 use units::{ClientId, VolumeId};
 use volume::{Job, Store, ViewId};
@@ -25,7 +25,7 @@ use world::{
 };
 
 /// Tokens of the sockets; the store's have these bits clear.
-const NET: u64 = 1 << 63;
+pub(super) const NET: u64 = 1 << 63;
 const RECEIVE: u64 = NET | 1 << 60;
 const SEND: u64 = NET | 2 << 60;
 const ACCEPT: u64 = NET | 3 << 60;
@@ -35,8 +35,6 @@ const KIND: u64 = NET | 7 << 60;
 const TICK_NS: u64 = 1_000_000_000;
 /// A handshake that takes longer ends.
 const HANDSHAKE_NS: u64 = 10_000_000_000;
-/// After a stop, answers that take longer are given up.
-const STOP_NS: u64 = 10_000_000_000;
 /// Connections in all.
 const CONNECTIONS_MAX: usize = 1024;
 
@@ -45,52 +43,29 @@ pub struct Core {
     /// The store.
     pub store: Store,
     pub(super) waiting: HashMap<u64, Sender<bool>>,
-    connections: BTreeMap<u64, Connection>,
-    listeners: BTreeMap<u64, Listener>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    pub(super) listeners: BTreeMap<u64, Listener>,
     next_id: u64,
-    tickets: Tickets,
+    pub(super) tickets: Tickets,
     exports: Option<Arc<dyn Exports>>,
     hub: Hub,
-    workers: Option<Workers>,
-    clock: Arc<dyn Clock>,
+    pub(super) workers: Option<Workers>,
+    pub(super) clock: Arc<dyn Clock>,
     pool: Pool,
-    ops: Vec<(Token, Op)>,
-    stopping: Option<Stopping>,
+    pub(super) ops: Vec<(Token, Op)>,
+    pub(super) stopping: Option<Stopping>,
     /// The store was asked something after this turn's look at it.
-    asked: bool,
+    pub(super) asked: bool,
     /// Connections that something happened to since they were last looked at.
-    stirred: Vec<u64>,
+    pub(super) stirred: Vec<u64>,
     tally: Tally,
     /// Boot time of this turn.
     turn_ns: u64,
 }
 
-/// Why the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopReason {
-    /// It was asked to.
-    Asked,
-    /// Not all answers could be given in time.
-    GaveUp,
-}
-
-struct Stopping {
-    deadline_ns: u64,
-    stage: StopStage,
-}
-
-/// How far a stop has come; in each stage the store tells by the id.
-#[derive(Clone, Copy)]
-enum StopStage {
-    Answering,
-    Flushing(u64),
-    Finishing(u64),
-    Over,
-}
-
 /// Requests under way by ticket.
 #[derive(Default)]
-struct Tickets {
+pub(super) struct Tickets {
     slots: Vec<Option<Asker>>,
     free: Vec<usize>,
 }
@@ -240,15 +215,6 @@ impl Core {
             }
         }
         ids.len()
-    }
-
-    /// Ends the loop once all that was asked is answered and durable.
-    pub fn stop(&mut self) {
-        if self.stopping.is_none() {
-            let deadline_ns = self.clock.boot_ns() + STOP_NS;
-            self.stopping = Some(Stopping { deadline_ns, stage: StopStage::Answering });
-            self.stirred.extend(self.connections.keys());
-        }
     }
 
     /// Hands in a request of a thread that waits for the answer.
@@ -549,16 +515,7 @@ impl Core {
         if let Some(sender) = self.waiting.remove(&id) {
             let _ = sender.send(ok); // who asked may have gone
         }
-        if let Some(stopping) = &mut self.stopping {
-            stopping.stage = match stopping.stage {
-                StopStage::Flushing(flush) if flush == id => {
-                    self.asked = true;
-                    StopStage::Finishing(self.store.finish())
-                }
-                StopStage::Finishing(finish) if finish == id => StopStage::Over,
-                stage => stage,
-            };
-        }
+        self.stop_goes_on(id, ok);
     }
 
     fn look_at_deadlines(&mut self) {
@@ -571,57 +528,5 @@ impl Core {
                 self.stirred.push(*id);
             }
         }
-    }
-
-    /// Whether the loop may end.
-    fn stopped(&mut self) -> Option<StopReason> {
-        let now = self.clock.boot_ns();
-        let answered = self.connections.is_empty() && self.store.is_idle();
-        let stopping = self.stopping.as_mut()?;
-        match stopping.stage {
-            StopStage::Over => return Some(StopReason::Asked),
-            // All is durable: what is not indexed in time the next start finds.
-            StopStage::Finishing(_) if now >= stopping.deadline_ns => {
-                return Some(StopReason::Asked);
-            }
-            _ if now >= stopping.deadline_ns => return Some(StopReason::GaveUp),
-            StopStage::Answering if answered => {
-                stopping.stage = StopStage::Flushing(self.store.flush_all());
-                self.asked = true;
-            }
-            _ => {}
-        }
-        None
-    }
-
-    /// Lets the workers end and takes what they still bring.
-    fn end(
-        &mut self,
-        ring: &mut dyn Ring,
-        inbox: &Receiver<Visit>,
-        done: &mut Vec<Done>,
-    ) -> io::Result<()> {
-        self.listeners.clear();
-        if let Some(workers) = self.workers.take() {
-            workers.finish(|| {
-                if let Ok(visit) = inbox.recv_timeout(Duration::from_millis(10)) {
-                    visit(self);
-                }
-                // Nothing that would answer these runs any more: who waits is told by the end.
-                self.waiting.clear();
-                self.tickets = Tickets::default();
-            });
-        }
-        while let Ok(visit) = inbox.try_recv() {
-            visit(self);
-        }
-        self.store.advance();
-        self.store.take_ops(&mut self.ops);
-        for (token, op) in self.ops.drain(..) {
-            if token.0 & NET == 0 {
-                ring.push(token, op);
-            }
-        }
-        ring.turn(Wait::No, done)
     }
 }

@@ -5,5 +5,6 @@
 mod client;
 mod house;
 mod keys;
+mod stopping;
 mod travel;
 mod volumes;
