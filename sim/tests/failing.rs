@@ -8,6 +8,7 @@ use sim::{
 };
 use sim_world::{Fault, Seed};
 use units::ClientId;
+use world::Disk as _;
 
 /// Scripts with long writes, which go to bulk files, and without.
 const BULK: u64 = 6;
@@ -82,6 +83,7 @@ fn a_small_disk_takes_long_writes_as_far_as_it_has_room() {
     let place = Place::new(Seed(3));
     place.make_store().expect("an empty disk");
     let config = Config { segment_bytes: 4 << 20, ..Config::default() };
+    let reserve_bytes = config.reserve_bytes;
     let mut machine = Machine::start(&place, config).expect("a new store");
     let (_, branch) = machine.create("disk", 64 << 20).expect("no crash");
     place.disk.set_capacity_bytes(Some(80 << 20));
@@ -94,13 +96,19 @@ fn a_small_disk_takes_long_writes_as_far_as_it_has_room() {
         machine.settle();
         done
     };
-    for number in 0..2 {
-        let long = write(number << 24, 16 << 20);
-        assert!(matches!(long, Ok(Answer::Written(_))), "{number}: {long:?}");
-    }
+    let mut fits = |length: u64| {
+        let done = write(0, usize::try_from(length).expect("short"));
+        assert!(matches!(done, Ok(Answer::Written(_)) | Err(BlockError::NoSpace)), "{done:?}");
+        done.is_ok()
+    };
+    let long = (0..5).take_while(|_| fits(16 << 20)).count();
+    assert!((3..5).contains(&long), "{long} of 16 MiB on a disk of 80");
+    let short = (0..200).take_while(|_| fits(512 << 10)).count();
+    assert!(short > 0, "what is too long for the disk is no word on what is shorter: {short}");
+    let free_bytes = place.disk.space().expect("a disk").free_bytes;
     assert!(
-        matches!(write(0, 16 << 20), Err(BlockError::NoSpace)),
-        "the file is full, the disk nearly"
+        free_bytes < reserve_bytes + (3 << 20),
+        "refused while there is room: {free_bytes} bytes are free"
     );
-    assert!(matches!(write(0, 4096), Ok(Answer::Written(_))), "one block finds room in the log");
+    assert!(fits(4096), "one block finds room in the log");
 }

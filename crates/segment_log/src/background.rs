@@ -13,8 +13,8 @@ use crate::{
     state::{Fact, Interval},
     terms::{Config, Environment, Event, Room},
     work::{
-        Ended, Moved, NewSegment, Outcome, Pack, PackedSegment, PreparedSegment, Task, Work,
-        WorkError, run_path,
+        Ended, Moved, NewBulk, NewSegment, Outcome, Pack, PackedSegment, PreparedSegment, Task,
+        Work, WorkError, run_path,
     },
 };
 use history_index::{Index, IndexSnapshot, MemoryRun, PageCache, Run, Source, pick_merge};
@@ -33,8 +33,8 @@ pub use crate::work::PreparedBulk;
 const BULK_FIRST_BYTES: u64 = 64 << 20;
 /// Length of the longest bulk files.
 const BULK_LAST_BYTES: u64 = 1 << 30;
-/// A bulk file takes at least one request of 32 MiB with its trailers.
-const BULK_LEAST_BYTES: u64 = 40 << 20;
+/// Length of the shortest bulk files that are made before somebody needs one.
+const BULK_LEAST_BYTES: u64 = 1 << 20;
 /// Nanoseconds until room is looked for again after there was none.
 const RETRY_NS: u64 = 1_000_000_000;
 
@@ -53,6 +53,8 @@ pub struct Background {
     recording_busy: bool,
     segment: Prepared<PreparedSegment>,
     bulk: Prepared<PreparedBulk>,
+    /// Prepared and too short for who needs one: it goes before another is made.
+    unfit_bulk: Option<FileId>,
     /// Length of the next bulk file.
     bulk_bytes: u64,
     free_slots: Vec<u64>,
@@ -79,6 +81,8 @@ pub struct Background {
 struct Making {
     /// Boot time at which one could not, and whether it was for want of room.
     refused: Option<(u64, Room)>,
+    /// The least length that was asked for last: a shorter file may find room.
+    least_bytes: u64,
     /// How often in a row one could not though there was room.
     failures: u32,
 }
@@ -131,6 +135,7 @@ impl Background {
             recording_busy: false,
             segment: Prepared::No,
             bulk: Prepared::No,
+            unfit_bulk: None,
             bulk_bytes: BULK_FIRST_BYTES,
             free_slots,
             next_slot,
@@ -183,9 +188,15 @@ impl Background {
         }
     }
 
-    /// Whether a bulk file is ready.
-    pub(crate) fn has_bulk(&self) -> bool {
-        matches!(self.bulk, Prepared::Ready(_))
+    /// Whether a bulk file of that length is ready. A shorter one is given up: it was made on a disk that
+    /// was nearly full, and nobody would get past it.
+    pub(crate) fn has_bulk(&mut self, needed_bytes: u64) -> bool {
+        let Prepared::Ready(next) = &self.bulk else { return false };
+        let fits = next.end_bytes >= needed_bytes;
+        if !fits {
+            self.unfit_bulk = self.prepared_bulk().map(|next| next.id);
+        }
+        fits
     }
 
     pub(crate) fn is_preparing_bulk(&self) -> bool {
@@ -207,17 +218,22 @@ impl Background {
         self.push(Task::PrepareSegment(new));
     }
 
-    /// Has the next bulk file made ready, under that id.
-    pub(crate) fn prepare_bulk(&mut self, id: FileId, config: &Config) {
-        if !matches!(self.bulk, Prepared::No) || self.refusal(self.bulk_made).is_some() {
+    /// Has the next bulk file made ready, under that id, for at least so many bytes.
+    pub(crate) fn prepare_bulk(&mut self, id: FileId, needed_bytes: u64, config: &Config) {
+        let least_bytes = needed_bytes.max(BULK_LEAST_BYTES);
+        if !matches!(self.bulk, Prepared::No) || self.bulk_refusal(needed_bytes).is_some() {
             return;
         }
-        let most = BULK_LAST_BYTES.min(config.segment_bytes * 16).max(BULK_LEAST_BYTES);
-        let bytes = self.bulk_bytes.min(most);
-        self.bulk_bytes = (bytes * 4).min(BULK_LAST_BYTES);
+        let most = BULK_LAST_BYTES.min(config.segment_bytes * 16);
+        let bytes = self.bulk_bytes.min(most).max(least_bytes);
+        self.bulk_bytes = (self.bulk_bytes * 4).min(BULK_LAST_BYTES);
         self.bulk = Prepared::Under;
+        self.bulk_made.least_bytes = least_bytes;
+        self.bulk_made.refused = None; // that was about a longer one, or long ago
         let reserve_bytes = config.reserve_bytes;
-        self.push(Task::PrepareBulk { id, bytes, least_bytes: BULK_LEAST_BYTES, reserve_bytes });
+        let instead_of = self.unfit_bulk.take();
+        let new = NewBulk { id, bytes, least_bytes, reserve_bytes, instead_of };
+        self.push(Task::PrepareBulk(new));
     }
 
     /// Gives back what was reserved for bulk writes and not used: the end of `current`, and the next file.
@@ -225,8 +241,11 @@ impl Background {
         if let Some(UnusedEnd { file, used_bytes }) = current {
             self.push(Task::Shorten { file, length_bytes: used_bytes });
         }
-        if let Some(next) = self.prepared_bulk() {
-            self.push(Task::Remove { paths: vec![Home::Bulk(next.id).path()] });
+        let next = self.prepared_bulk().map(|next| next.id);
+        let unused = next.into_iter().chain(self.unfit_bulk.take());
+        let paths: Vec<String> = unused.map(|id| Home::Bulk(id).path()).collect();
+        if !paths.is_empty() {
+            self.push(Task::Remove { paths });
         }
     }
 
@@ -235,9 +254,16 @@ impl Background {
         self.refusal(self.segments_made).unwrap_or(Room::Wait)
     }
 
-    /// What who needs the next bulk file has to expect.
-    pub(crate) fn room_for_bulk(&self) -> Room {
-        self.refusal(self.bulk_made).unwrap_or(Room::Wait)
+    /// What who needs so many bytes in the next bulk file has to expect.
+    pub(crate) fn room_for_bulk(&self, needed_bytes: u64) -> Room {
+        self.bulk_refusal(needed_bytes).unwrap_or(Room::Wait)
+    }
+
+    /// Why no bulk file of that length is made at present. That there was no room for a longer one says nothing.
+    fn bulk_refusal(&self, needed_bytes: u64) -> Option<Room> {
+        let why = self.refusal(self.bulk_made)?;
+        let shorter = needed_bytes.max(BULK_LEAST_BYTES) < self.bulk_made.least_bytes;
+        (why != Room::Full || !shorter).then_some(why)
     }
 
     /// Why no such file is made at present, if that was tried of late and failed.

@@ -4,7 +4,11 @@
 //! multiple of 4096 bytes. Payload in flight is read from its pages. What could not be written waits
 //! there too until it is given another place, in another file.
 
-use crate::{background::PreparedBulk, batch::Record, terms::Environment};
+use crate::{
+    background::PreparedBulk,
+    batch::{HEADER, Record},
+    terms::Environment,
+};
 use seal::{CellKey, CellName, TRAILER, Tag, TagKey};
 use std::{collections::BTreeMap, io, ops::Range, sync::Arc};
 use units::{CELL, Extent, FileId, Place};
@@ -93,6 +97,11 @@ pub fn extent_nonce(offset_bytes: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[..8].copy_from_slice(&offset_bytes.to_le_bytes());
     nonce
+}
+
+/// Length of a bulk file that takes so many blocks.
+pub fn file_bytes(blocks: u64) -> u64 {
+    HEADER as u64 + (blocks * CELL as u64).next_multiple_of(ALIGN as u64)
 }
 
 /// What came of a bulk write.

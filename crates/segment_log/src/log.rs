@@ -189,7 +189,7 @@ impl Log {
             self.cut();
         }
         if bulk_blocks > 0 && !self.bulk.has_room(bulk_blocks) {
-            let room = self.next_bulk_file(self.last.next());
+            let room = self.next_bulk_file(self.last.next(), bulk_blocks);
             if room != Room::Yes {
                 return room;
             }

@@ -8,7 +8,7 @@
 
 use crate::{
     batch::{BATCH_HEADER, BatchHeader, HEADER, RECORD, Record, array_at},
-    bulk::MovedExtents,
+    bulk::{self, MovedExtents},
     landing::{Flight, Outcome},
     log::Log,
     rolling::FullSegment,
@@ -54,9 +54,10 @@ impl Log {
             return self.take_no_more("writing the log", &cause);
         }
         let bulk_blocks = self.bulk.failed_blocks();
-        let ready = bulk_blocks == 0 || self.background.has_bulk();
-        let next = if ready { self.background.prepared_segment() } else { None };
-        let Some(next) = next else { return self.wait_for_files(!ready) };
+        let bulk_bytes = (bulk_blocks > 0).then(|| bulk::file_bytes(bulk_blocks));
+        let missing = bulk_bytes.filter(|bytes| !self.background.has_bulk(*bytes));
+        let next = if missing.is_none() { self.background.prepared_segment() } else { None };
+        let Some(next) = next else { return self.wait_for_files(missing) };
         self.cut_only();
         let failed = |flight: &Flight| {
             flight.outcome == Outcome::Failed
@@ -85,15 +86,15 @@ impl Log {
 
     /// Has files made for what is to be logged again. If that fails too, other than for want of room,
     /// it is the end.
-    fn wait_for_files(&mut self, bulk: bool) {
-        let (segments, bulk_files) =
-            (self.background.room_for_segments(), self.background.room_for_bulk());
-        if segments == Room::Failing || bulk && bulk_files == Room::Failing {
+    fn wait_for_files(&mut self, bulk_bytes: Option<u64>) {
+        let segments = self.background.room_for_segments();
+        let bulk_files = bulk_bytes.map(|bytes| self.background.room_for_bulk(bytes));
+        if segments == Room::Failing || bulk_files == Some(Room::Failing) {
             let cause = io::Error::other("no file can be made for the batches that failed");
             return self.take_no_more("writing the log", &cause);
         }
-        if bulk {
-            self.prepare_bulk();
+        if let Some(bytes) = bulk_bytes {
+            self.prepare_bulk(bytes);
         }
         self.background.prepare_segment(&self.config);
     }
@@ -114,8 +115,7 @@ impl Log {
         if blocks == 0 {
             return Some(MovedExtents::default());
         }
-        self.next_bulk_file(first);
-        if !self.bulk.has_room(blocks) {
+        if self.next_bulk_file(first, blocks) != Room::Yes {
             return None;
         }
         let moved = self.bulk.move_failed();

@@ -2,6 +2,7 @@
 
 use crate::{
     batch::SegmentHeader,
+    bulk,
     files::{CellFile, Home},
     log::{Log, random},
     terms::Room,
@@ -106,25 +107,29 @@ impl Log {
         })
     }
 
-    /// Goes on in another bulk file, whose cells have sequences from `first` on.
-    pub(crate) fn next_bulk_file(&mut self, first: Sequence) -> Room {
-        if let Some(next) = self.background.prepared_bulk() {
+    /// Goes on in another bulk file that takes `blocks` and whose cells have sequences from `first` on.
+    pub(crate) fn next_bulk_file(&mut self, first: Sequence, blocks: u64) -> Room {
+        let needed_bytes = bulk::file_bytes(blocks);
+        if self.background.has_bulk(needed_bytes)
+            && let Some(next) = self.background.prepared_bulk()
+        {
             let file = Some(next.file.clone());
             self.files.insert(CellFile::new(next.id, Home::Bulk(next.id), first, file));
             if let Some(full) = self.bulk.use_file(next) {
                 self.files.close(full);
             }
-            self.prepare_bulk();
+            self.prepare_bulk(0);
             return Room::Yes;
         }
-        self.prepare_bulk();
-        self.background.room_for_bulk()
+        self.prepare_bulk(needed_bytes);
+        self.background.room_for_bulk(needed_bytes)
     }
 
-    pub(crate) fn prepare_bulk(&mut self) {
+    /// Has a bulk file made for at least so many bytes, if none is ready or being made.
+    pub(crate) fn prepare_bulk(&mut self, needed_bytes: u64) {
         if !self.background.is_preparing_bulk() {
             let id = self.new_file_id();
-            self.background.prepare_bulk(id, &self.config);
+            self.background.prepare_bulk(id, needed_bytes, &self.config);
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct Work {
 
 pub(crate) enum Task {
     PrepareSegment(NewSegment),
-    PrepareBulk { id: FileId, bytes: u64, least_bytes: u64, reserve_bytes: u64 },
+    PrepareBulk(NewBulk),
     Record { manifest: Arc<Mutex<Manifest>>, records: Vec<Record> },
     Seal { segment: FileId, contents: Arc<MemoryRun>, run: RunId, cache: Arc<PageCache> },
     Pack(Pack),
@@ -60,6 +60,19 @@ pub(crate) struct NewSegment {
     pub bytes: u64,
     /// What must stay free on the disk.
     pub reserve_bytes: u64,
+}
+
+/// A bulk file to be made ready.
+pub(crate) struct NewBulk {
+    pub id: FileId,
+    /// How long it would best be.
+    pub bytes: u64,
+    /// How long it must be.
+    pub least_bytes: u64,
+    /// What must stay free on the disk.
+    pub reserve_bytes: u64,
+    /// One that is removed before room is looked for.
+    pub instead_of: Option<FileId>,
 }
 
 /// A segment to be packed.
@@ -182,11 +195,7 @@ impl Work {
                 let (slot, recycled) = (new.slot, new.recycled);
                 Ended::Segment { slot, recycled, result: new.prepare(env) }
             }
-            Task::PrepareBulk { id, bytes, least_bytes, reserve_bytes } => Ended::Bulk(
-                bulk_length(env, bytes, least_bytes, reserve_bytes)
-                    .and_then(|bytes| prepare_bulk(env, id, bytes))
-                    .map(Box::new),
-            ),
+            Task::PrepareBulk(new) => Ended::Bulk(new.prepare(env).map(Box::new)),
             Task::Record { manifest, records } => {
                 let mut manifest = manifest.lock().unwrap_or_else(PoisonError::into_inner);
                 let error = manifest.append(&records).err().map(|error| error.to_string());
@@ -220,7 +229,7 @@ impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.task {
             Task::PrepareSegment(_) => "Work(prepare segment)",
-            Task::PrepareBulk { .. } => "Work(prepare bulk file)",
+            Task::PrepareBulk(_) => "Work(prepare bulk file)",
             Task::Record { .. } => "Work(record)",
             Task::Seal { .. } => "Work(seal)",
             Task::Pack(_) => "Work(pack)",
@@ -286,18 +295,21 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// How long a bulk file may be: at most half of what is free, for segments need room too, unless that
-/// is less than `least_bytes`.
-fn bulk_length(
-    env: &Environment,
-    bytes: u64,
-    least_bytes: u64,
-    reserve_bytes: u64,
-) -> io::Result<u64> {
-    let free_bytes = env.disk.space()?.free_bytes.saturating_sub(reserve_bytes);
-    let half_bytes = free_bytes / 2 / HEADER as u64 * HEADER as u64;
-    let bytes = bytes.min(half_bytes.max(least_bytes));
-    if bytes > free_bytes { Err(no_room()) } else { Ok(bytes) }
+impl NewBulk {
+    fn prepare(self, env: &Environment) -> io::Result<PreparedBulk> {
+        if let Some(unfit) = self.instead_of {
+            env.disk.remove(&Home::Bulk(unfit).path())?;
+        }
+        prepare_bulk(env, self.id, self.length(env)?)
+    }
+
+    /// At most half of what is free, for segments need room too, unless that is less than it must be.
+    fn length(&self, env: &Environment) -> io::Result<u64> {
+        let free_bytes = env.disk.space()?.free_bytes.saturating_sub(self.reserve_bytes);
+        let half_bytes = free_bytes / 2 / HEADER as u64 * HEADER as u64;
+        let bytes = self.bytes.min(half_bytes.max(self.least_bytes));
+        if bytes > free_bytes { Err(no_room()) } else { Ok(bytes) }
+    }
 }
 
 /// A bulk file with its header, whose name is durable.
