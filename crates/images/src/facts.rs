@@ -25,6 +25,10 @@ pub struct Facts {
     pub files: Vec<OtherFile>,
     /// Features in use, one word or short phrase each.
     pub features: Vec<String>,
+    /// Header extensions that are not the format's own: type and bytes (qcow2).
+    pub extensions: Vec<(u32, Vec<u8>)>,
+    /// Feature bits that a writer who does not know them clears (qcow2).
+    pub autoclear: u64,
     /// Internal snapshots.
     pub snapshots: Vec<Snapshot>,
     /// Persistent bitmaps.
@@ -49,6 +53,8 @@ impl Facts {
             parent: None,
             files: Vec::new(),
             features: Vec::new(),
+            extensions: Vec::new(),
+            autoclear: 0,
             snapshots: Vec::new(),
             bitmaps: Vec::new(),
             notes: Vec::new(),

@@ -39,14 +39,14 @@ pub mod names;
 #[allow(dead_code, reason = "each format takes what it needs")]
 mod overlap;
 pub mod packed;
-mod qcow2;
+pub mod qcow2;
 mod raw;
 #[allow(dead_code, reason = "each format takes what it needs")]
 mod table;
 pub mod testing;
 mod vdi;
 mod vhd;
-mod vhdx;
+pub mod vhdx;
 mod vmdk;
 
 pub use chain::{Chain, Checking, Layer, LayerMap, Mapping, OpenOptions, Opening, Purpose};
