@@ -227,6 +227,8 @@ impl Sweep {
             backlog_segments: 1 + rng.index(4),
             ..Config::default()
         };
+        let manifest_bytes = [1 << 10, 4 << 10, 256 << 10][config.pool_files - 1]; // one more draw: other scripts
+        let config = Config { manifest_bytes, ..config };
         let (bulk, uniform) = match rng.below(4) {
             0 => (true, false),
             1 => (false, true),

@@ -64,6 +64,9 @@ impl Menu {
             reserve_bytes: 8 << 20,
             ..Config::default()
         };
+        // Follows from what was drawn: one number more would make another run of every seed.
+        let manifest_bytes = [1 << 10, 8 << 10, 64 << 10, 256 << 10][config.pool_files];
+        let config = Config { manifest_bytes, ..config };
         let mut menu = Self {
             end,
             rules: Vec::new(),

@@ -14,13 +14,15 @@ use world::{Clock as _, real::RealClock};
 pub enum Ring {
     /// Whole stores; half of their lives meet the fault of that number (14: none).
     Lives(u64),
+    /// Whole stores, behind the one of that seed: for what is rare.
+    Runs(u64),
     /// Power cuts at every operation of scripts, behind the one of that seed.
     Crash(u64),
     /// Syncs that lie.
     Lie,
 }
 
-use Ring::{Crash, Lie, Lives};
+use Ring::{Crash, Lie, Lives, Runs};
 
 /// Number and words of each bug, and where it is looked for.
 pub const BUGS: &[(u32, &str, Ring)] = &[
@@ -50,6 +52,7 @@ pub const BUGS: &[(u32, &str, Ring)] = &[
     (27, "history's clock goes back with the wall", Lives(7)),
     (33, "a bulk file's first fact names its last sequence", Crash(6)),
     (35, "a closed view forgets its reads", Lives(14)),
+    (36, "what the index said before a block was forgotten is taken for its newest", Runs(800_813)),
 ];
 
 /// What it took to find a bug.
@@ -73,6 +76,7 @@ pub fn hunt(bug: u32, ring: Ring, steps: u64, ns_max: u64) -> Option<Found> {
     for seed in 1.. {
         let result = panic::catch_unwind(|| match ring {
             Lives(favourite) => drop(run_with(seed, steps, Some(favourite))),
+            Runs(before) => drop(run_with(before + seed, steps, None)),
             Crash(before) => drop(crash::sweep(before + seed)),
             Lie => drop(crash::lie(seed)),
         });
@@ -81,7 +85,7 @@ pub fn hunt(bug: u32, ring: Ring, steps: u64, ns_max: u64) -> Option<Found> {
             let words = panicked.downcast_ref::<String>().cloned();
             let plain = panicked.downcast_ref::<&str>().map(|words| (*words).to_owned());
             let words = words.or(plain).unwrap_or_default();
-            let seed = if let Crash(before) = ring { before + seed } else { seed };
+            let seed = if let Crash(before) | Runs(before) = ring { before + seed } else { seed };
             found = Some(Found { seed, ns, words });
         }
         if found.is_some() || ns > ns_max {

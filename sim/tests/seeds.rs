@@ -14,3 +14,10 @@ fn no_check_fails_in_a_few_seeds() {
         assert!(report.changes > 50 && report.reads > 50, "hardly anything happened: {report}");
     }
 }
+
+/// Seeds that found something once; what it was stands beside them.
+#[test]
+fn what_was_found_once_is_not_there_again() {
+    // A leaf was asked of the index, then overwritten, logged again and forgotten; the old answer came last.
+    sim::run(800_814, 2_000);
+}

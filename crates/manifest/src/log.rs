@@ -193,6 +193,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether it can be written to: it was opened for that, and no error left it in doubt.
+    pub fn takes_records(&self) -> bool {
+        matches!(self.state, State::Writing { .. })
+    }
+
     /// Length of one copy: the caller decides when to rewrite.
     pub fn bytes(&self) -> u64 {
         self.length_bytes

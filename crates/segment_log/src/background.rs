@@ -9,6 +9,7 @@ use crate::{
     files::{CellFile, Home},
     log::Log,
     planted,
+    recording::{Recorder, Then},
     rolling::FullSegment,
     state::{Fact, Interval},
     terms::{Config, Environment, Event, Room},
@@ -18,12 +19,8 @@ use crate::{
     },
 };
 use history_index::{Index, IndexSnapshot, MemoryRun, PageCache, Run, Source, pick_merge};
-use manifest::{Manifest, Record};
-use std::{
-    collections::VecDeque,
-    io, mem,
-    sync::{Arc, Mutex},
-};
+use manifest::Manifest;
+use std::{collections::VecDeque, io, mem, sync::Arc};
 use units::{FileId, RunId};
 
 pub use crate::work::PreparedBulk;
@@ -44,13 +41,10 @@ const FAILURES_BORNE: u32 = 3;
 /// See the module's head.
 pub struct Background {
     env: Arc<Environment>,
-    manifest: Arc<Mutex<Manifest>>,
     pub(crate) index: Index,
     pub(crate) cache: Arc<PageCache>,
     works: Vec<Work>,
-    /// Facts and records on their way to the manifest, in order.
-    recording: VecDeque<Recording>,
-    recording_busy: bool,
+    pub(crate) recorder: Recorder,
     segment: Prepared<PreparedSegment>,
     bulk: Prepared<PreparedBulk>,
     /// Prepared and too short for who needs one: it goes before another is made.
@@ -93,20 +87,6 @@ enum Prepared<T> {
     Ready(T),
 }
 
-struct Recording {
-    records: Vec<Record>,
-    facts: Vec<Fact>,
-    then: Then,
-}
-
-enum Then {
-    Epoch,
-    Tell(u64),
-    Sealed { segment: FileId, run: Arc<Run> },
-    Packed { segment: FileId, packed: PackedSegment },
-    Merged { run: Arc<Run>, old: Vec<RunId> },
-}
-
 /// Cells that were moved out of a segment. Who holds places in it follows them, then says so with
 /// [`Log::moves_followed`].
 pub struct Moves {
@@ -127,12 +107,10 @@ impl Background {
     ) -> Self {
         Self {
             env,
-            manifest: Arc::new(Mutex::new(manifest)),
             index: Index::new(),
             cache,
             works: Vec::new(),
-            recording: VecDeque::new(),
-            recording_busy: false,
+            recorder: Recorder::new(manifest),
             segment: Prepared::No,
             bulk: Prepared::No,
             unfit_bulk: None,
@@ -272,30 +250,13 @@ impl Background {
         (self.env.clock.boot_ns().saturating_sub(since_ns) < RETRY_NS).then_some(why)
     }
 
-    fn push(&mut self, task: Task) {
+    pub(crate) fn push(&mut self, task: Task) {
         self.works.push(Work { env: self.env.clone(), task });
     }
 
     fn new_run(&mut self) -> RunId {
         self.next_run += 1;
         RunId(self.next_run - 1)
-    }
-
-    fn record_facts(&mut self, facts: Vec<Fact>, then: Then) {
-        let records = facts.iter().map(Fact::encode).collect();
-        self.recording.push_back(Recording { records, facts, then });
-        self.record_next();
-    }
-
-    fn record_next(&mut self) {
-        if self.recording_busy {
-            return;
-        }
-        let Some(next) = self.recording.front_mut() else { return };
-        self.recording_busy = true;
-        let records = mem::take(&mut next.records);
-        let manifest = self.manifest.clone();
-        self.push(Task::Record { manifest, records });
     }
 
     /// A file could not be made. A few failures for another reason than want of room are borne: it is
@@ -329,13 +290,6 @@ impl Log {
     /// Takes the jobs that are to be run.
     pub fn take_works(&mut self) -> Vec<Work> {
         mem::take(&mut self.background.works)
-    }
-
-    /// Writes records of another kind (the catalogue's) to the manifest; [`Event::Recorded`] tells.
-    pub fn record(&mut self, ticket: u64, records: Vec<Record>) {
-        let recording = Recording { records, facts: Vec::new(), then: Then::Tell(ticket) };
-        self.background.recording.push_back(recording);
-        self.background.record_next();
     }
 
     /// The index of all that is closed; the open segment's part is [`Log::load_open_leaf`].
@@ -491,7 +445,7 @@ impl Log {
                     }
                 };
             }
-            Ended::Recorded { error } => return self.recorded(error),
+            Ended::Recorded(ended) => return self.recorded(ended),
             Ended::Sealed { segment, run } => match run {
                 Ok(run) => self.record_sealed(segment, run),
                 Err(error) => self.background_failed(segment, &error),
@@ -584,28 +538,8 @@ impl Log {
             .collect()
     }
 
-    /// The manifest has the oldest recording, or does not take it.
-    fn recorded(&mut self, error: Option<String>) -> Option<Moves> {
-        self.background.recording_busy = false;
-        let done = self.background.recording.pop_front()?;
-        if let Some(error) = error {
-            let cause = io::Error::other(error);
-            self.take_no_more("writing the manifest", &cause);
-            if let Then::Tell(ticket) = done.then {
-                self.events.push_back(Event::Recorded { ticket, durable: false });
-            }
-            self.background.record_next();
-            return None;
-        }
-        for fact in &done.facts {
-            self.state.apply(fact).expect("facts follow from the state they were made of");
-        }
-        let moves = self.recorded_then(done.then);
-        self.background.record_next();
-        moves
-    }
-
-    fn recorded_then(&mut self, then: Then) -> Option<Moves> {
+    /// What was waiting for the manifest goes on.
+    pub(crate) fn recorded_then(&mut self, then: Then) -> Option<Moves> {
         match then {
             Then::Epoch => self.epoch_begun(),
             Then::Tell(ticket) => {

@@ -16,6 +16,7 @@ mod landing;
 mod log;
 mod open;
 pub mod planted;
+mod recording;
 mod recovery;
 mod relog;
 mod rolling;

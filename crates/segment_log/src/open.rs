@@ -23,8 +23,6 @@ use world::Access;
 
 /// Memory for opened pages of runs.
 const CACHE_BYTES: usize = 16 << 20;
-/// Length of the manifest from which it is written anew at a start.
-const MANIFEST_BYTES: u64 = 256 << 10;
 
 /// Where the log's files are.
 const DIRECTORIES: [&str; 4] = ["log", "bulk", "pack", "run"];
@@ -112,7 +110,7 @@ pub fn open(
     if mode != Mode::Read {
         // After it: the tail may name bulk files that the manifest did not.
         opening.sweep(&state, &[("bulk", ".bulk")])?;
-        if manifest.bytes() > MANIFEST_BYTES {
+        if manifest.bytes() > config.manifest_bytes {
             let facts = state.snapshot();
             let all: Vec<Record> =
                 facts.iter().map(Fact::encode).chain(others.iter().cloned()).collect();

@@ -38,6 +38,8 @@ pub struct Config {
     pub backlog_segments: usize,
     /// Room left to the file system: below it the store is full.
     pub reserve_bytes: u64,
+    /// The manifest is written anew once it is longer, and twice as long as it was then.
+    pub manifest_bytes: u64,
 }
 
 impl Default for Config {
@@ -51,6 +53,7 @@ impl Default for Config {
             pool_files: 16,
             backlog_segments: 64,
             reserve_bytes: 0,
+            manifest_bytes: 256 << 10,
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     files::{CellFile, Home},
     log::random,
     planted,
+    recording::{How, Recorded},
     state::{Fact, Interval},
     terms::Environment,
 };
@@ -42,7 +43,7 @@ pub struct Work {
 pub(crate) enum Task {
     PrepareSegment(NewSegment),
     PrepareBulk(NewBulk),
-    Record { manifest: Arc<Mutex<Manifest>>, records: Vec<Record> },
+    Record { manifest: Arc<Mutex<Manifest>>, how: How, records: Vec<Record> },
     Seal { segment: FileId, contents: Arc<MemoryRun>, run: RunId, cache: Arc<PageCache> },
     Pack(Pack),
     Merge { inputs: Vec<Arc<Run>>, run: RunId, cache: Arc<PageCache> },
@@ -98,9 +99,7 @@ pub(crate) enum Ended {
         result: io::Result<PreparedSegment>,
     },
     Bulk(io::Result<Box<PreparedBulk>>),
-    Recorded {
-        error: Option<String>,
-    },
+    Recorded(Recorded),
     Sealed {
         segment: FileId,
         run: Result<Arc<Run>, WorkError>,
@@ -196,10 +195,15 @@ impl Work {
                 Ended::Segment { slot, recycled, result: new.prepare(env) }
             }
             Task::PrepareBulk(new) => Ended::Bulk(new.prepare(env).map(Box::new)),
-            Task::Record { manifest, records } => {
+            Task::Record { manifest, how, records } => {
                 let mut manifest = manifest.lock().unwrap_or_else(PoisonError::into_inner);
-                let error = manifest.append(&records).err().map(|error| error.to_string());
-                Ended::Recorded { error }
+                let result = match how {
+                    How::Append => manifest.append(&records),
+                    How::Rewrite => manifest.rewrite(&*env.disk, &*env.chance, &records),
+                };
+                let (usable, bytes) = (manifest.takes_records(), manifest.bytes());
+                let error = result.err().map(|error| error.to_string());
+                Ended::Recorded(Recorded { error, usable, bytes })
             }
             Task::Seal { segment, contents, run, cache } => {
                 Ended::Sealed { segment, run: seal(env, &contents, run, &cache) }

@@ -298,10 +298,14 @@ impl Store {
         }
     }
 
+    /// Cells are not where the map has them: the index is asked anew.
     fn forget(&mut self, view: ViewId, wanted: &[Wanted]) {
         if let Some(view) = self.views.get_mut(&view) {
             for wanted in wanted {
                 view.map.forget(wanted.lba, wanted.place);
+                if let Some(loading) = view.loading.get_mut(&wanted.lba.leaf()) {
+                    loading.stale = true;
+                }
             }
         }
     }

@@ -8,7 +8,7 @@
 use crate::{
     Extents, HeadMap, Snapshot, View, ViewId,
     read::{Fetch, Purpose, Read, Sheet},
-    view::Parked,
+    view::{Loading, Parked},
     write::Write,
 };
 use block_device::{Answer, BlockError, Completion, DeviceInfo, Ticket};
@@ -50,6 +50,8 @@ pub struct Store {
     jobs: Vec<Job>,
     moves: VecDeque<Moves>,
     changes: BTreeMap<u64, Vec<CatalogueRecord>>,
+    /// Ids of those who want the manifest written anew.
+    rewrites: VecDeque<u64>,
     changed: Vec<(u64, bool)>,
     pub(crate) damaged: u64,
     /// The last time that the index could not answer: why.
@@ -142,6 +144,7 @@ impl Store {
             jobs: Vec::new(),
             moves: VecDeque::new(),
             changes: BTreeMap::new(),
+            rewrites: VecDeque::new(),
             changed: Vec::new(),
             damaged: 0,
             trouble: None,
@@ -281,13 +284,29 @@ impl Store {
     /// They must have been planned on the present catalogue.
     pub fn change(&mut self, records: Vec<CatalogueRecord>) -> u64 {
         let id = self.new_id() | OWN_TICKETS;
-        let encoded = records.iter().map(|record| {
-            let (kind, body) = record.encode();
-            Record { kind, body }
-        });
-        self.log.record(id, encoded.collect());
+        self.log.record(id, encode(&records));
         self.changes.insert(id, records);
         id
+    }
+
+    /// Writes the manifest anew: what was overtaken is gone from the disk then, keys that were given up
+    /// too. [`Store::take_changed`] tells by the id.
+    pub fn rewrite_manifest(&mut self) -> u64 {
+        let id = self.new_id() | OWN_TICKETS;
+        self.rewrites.push_back(id);
+        id
+    }
+
+    /// Begins to write the manifest anew if that is wanted or due, once all that is on its way there is
+    /// known here too.
+    fn keep_manifest_short(&mut self) {
+        let due = self.log.manifest_is_long() || !self.rewrites.is_empty();
+        if !due || self.log.is_recording() {
+            return;
+        }
+        let wanted = self.rewrites.pop_front();
+        let id = wanted.unwrap_or_else(|| self.new_id() | OWN_TICKETS);
+        self.log.rewrite(id, encode(&self.catalogue.snapshot()));
     }
 
     /// Takes the ids of flushes and changes that have ended, and whether well.
@@ -327,6 +346,7 @@ impl Store {
         self.retry_stalled();
         self.log.advance();
         self.hear();
+        self.keep_manifest_short();
         self.retry_stalled();
         self.forget_closed();
         let mut ops = Vec::new();
@@ -386,9 +406,9 @@ impl Store {
     /// Asks the index for a leaf that the view's map does not know.
     pub(crate) fn load(&mut self, id: ViewId, leaf: Leaf, parked: Parked) {
         let Some(view) = self.views.get_mut(&id) else { return };
-        let waiting = view.loading.entry(leaf).or_default();
-        waiting.push(parked);
-        if waiting.len() > 1 {
+        let parked_before = &mut view.loading.entry(leaf).or_default().parked;
+        parked_before.push(parked);
+        if parked_before.len() > 1 {
             return;
         }
         let chain = view.chain.clone();
@@ -403,7 +423,13 @@ impl Store {
     fn loaded(&mut self, id: ViewId, versions: &LeafVersions, trouble: Option<String>) {
         let Some(view) = self.views.get_mut(&id) else { return };
         let leaf = versions.leaf();
-        let parked = view.loading.remove(&leaf).unwrap_or_default();
+        let Loading { parked, stale } = view.loading.remove(&leaf).unwrap_or_default();
+        if stale && !planted::is(36) {
+            for parked in parked {
+                self.load(id, leaf, parked);
+            }
+            return;
+        }
         let whole = trouble.is_none();
         if let Some(trouble) = trouble {
             view.map.fill_known(versions);
@@ -507,6 +533,11 @@ impl Store {
             }
         }
     }
+}
+
+fn encode(records: &[CatalogueRecord]) -> Vec<Record> {
+    let encoded = records.iter().map(CatalogueRecord::encode);
+    encoded.map(|(kind, body)| Record { kind, body }).collect()
 }
 
 impl Read {

@@ -22,12 +22,22 @@ pub struct View {
     pub(crate) map: HeadMap,
     /// How many hold it.
     pub(crate) holders: usize,
-    /// Leaves that are being asked of the index, with the reads that wait for them.
-    pub(crate) loading: BTreeMap<Leaf, Vec<Parked>>,
+    /// Leaves that are being asked of the index.
+    pub(crate) loading: BTreeMap<Leaf, Loading>,
     /// Blocks of writes that still read their edges; who overlaps waits.
     pub(crate) locks: Vec<(u64, Extent)>,
     /// Writes that overlap a lock, in their order.
     pub(crate) blocked: VecDeque<Write>,
+}
+
+/// A leaf that is being asked of the index.
+#[derive(Debug, Default)]
+pub struct Loading {
+    /// What waits for it.
+    pub(crate) parked: Vec<Parked>,
+    /// A block of the leaf was forgotten after the index was asked: it may have been overwritten since,
+    /// so that what the index says is not its newest version.
+    pub(crate) stale: bool,
 }
 
 /// What goes on once a leaf is known.

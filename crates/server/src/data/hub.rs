@@ -63,6 +63,11 @@ impl Hub {
         self.wait_for(move |core| core.store.change(records))
     }
 
+    /// Has the manifest written anew, without what was overtaken.
+    pub fn rewrite_manifest(&self) -> Result<(), ChangeError> {
+        self.wait_for(|core| core.store.rewrite_manifest())
+    }
+
     /// Reads bytes of a view.
     pub fn read(
         &self,

@@ -49,6 +49,7 @@ pub struct OpenOptions {
     pub key_dirs: Vec<PathBuf>,
     /// Nothing is written.
     pub read_only: bool,
+
     /// When a write is answered.
     pub ack: AckPolicy,
     /// Whether full segments become packs.
@@ -100,6 +101,8 @@ pub struct Held {
     pub config: Config,
     /// Nothing is written.
     pub read_only: bool,
+    /// The manifest still holds keys that were destroyed.
+    pub(super) destroyed_keys: bool,
     /// Who owns the directory.
     pub owner: u32,
     /// What it lies on.
@@ -168,7 +171,7 @@ impl Parts {
                 if repair.healed { "written again from its copy" } else { "its copy is used" };
             healed.push(format!("{}: {}, {done}", repair.path, repair.found));
         }
-        let catalogue = read_catalogue(&records)?;
+        let (catalogue, destroyed) = read_catalogue(&records)?;
         let keyring = Arc::new(Keyring::default());
         volume::learn_keys(&catalogue, &keyring);
         let space = disk.space().map_err(|error| disk_failure("ask for the room left", &error))?;
@@ -201,6 +204,7 @@ impl Parts {
             facts,
             config,
             read_only,
+            destroyed_keys: destroyed && !read_only,
             owner,
             file_system,
             healed,
@@ -221,14 +225,17 @@ fn encode(record: &CatalogueRecord) -> Record {
     Record { kind, body }
 }
 
-fn read_catalogue(records: &[Record]) -> Result<Catalogue, Failure> {
+/// The catalogue that the records make, and whether keys lie among them that were destroyed since.
+fn read_catalogue(records: &[Record]) -> Result<(Catalogue, bool), Failure> {
     let mut catalogue = Catalogue::new();
+    let mut destroyed = false;
     for record in records.iter().filter(|record| record.kind >= KIND_END) {
-        CatalogueRecord::decode(record.kind, &record.body)
-            .and_then(|record| catalogue.apply(record))
-            .map_err(|error| record_failure(&error))?;
+        let record = CatalogueRecord::decode(record.kind, &record.body);
+        let record = record.map_err(|error| record_failure(&error))?;
+        destroyed |= matches!(record, CatalogueRecord::VolumeGone(_));
+        catalogue.apply(record).map_err(|error| record_failure(&error))?;
     }
-    Ok(catalogue)
+    Ok((catalogue, destroyed))
 }
 
 fn config(options: &OpenOptions, segment_bytes: u64, space: Space) -> Config {

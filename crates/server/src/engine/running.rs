@@ -110,6 +110,9 @@ impl Engine {
             engine.end_dead_attachments()?;
             engine.empty_due_trash()?;
         }
+        if engine.held.destroyed_keys {
+            engine.forget_destroyed_keys();
+        }
         Ok((engine, running))
     }
 

@@ -108,7 +108,15 @@ impl Engine {
         for branch in emptied.branches {
             self.held.keyring.forget_branch(branch);
         }
+        self.forget_destroyed_keys();
         Ok(())
+    }
+
+    /// The records that held destroyed keys lie in the manifest until that is written anew.
+    pub(super) fn forget_destroyed_keys(&self) {
+        if self.hub.rewrite_manifest().is_err() {
+            tracing::warn!("destroyed keys stay in the manifest until the next start");
+        }
     }
 }
 

@@ -224,7 +224,8 @@ fn a_store_says_how_it_is() {
 }
 
 /// What the disk holds of the catalogue.
-fn catalogue(place: &Place) -> Catalogue {
+/// What the manifest on disk holds of the catalogue.
+fn catalogue_records(place: &Place) -> Vec<CatalogueRecord> {
     let disk = RealDisk::open(&place.store()).expect("a directory");
     let secrets = Secrets::read(&disk).expect("super blocks");
     let file = fs::read(place.key()).expect("a key");
@@ -233,9 +234,13 @@ fn catalogue(place: &Place) -> Catalogue {
     let store = secrets.facts().store;
     let opened = Manifest::open(&disk, &master, store, manifest::Mode::Read);
     let (_, records) = opened.expect("whole");
+    let records = records.iter().filter(|it| CatalogueRecord::KINDS.contains(&it.kind));
+    records.map(|it| CatalogueRecord::decode(it.kind, &it.body).expect("ours")).collect()
+}
+
+fn catalogue(place: &Place) -> Catalogue {
     let mut catalogue = Catalogue::new();
-    for record in records.iter().filter(|record| CatalogueRecord::KINDS.contains(&record.kind)) {
-        let record = CatalogueRecord::decode(record.kind, &record.body).expect("ours");
+    for record in catalogue_records(place) {
         catalogue.apply(record).expect("in order");
     }
     catalogue
@@ -279,6 +284,11 @@ fn an_emptied_volume_loses_its_key_at_once() {
     let left: Vec<String> =
         catalogue(&place).volumes().map(|volume| volume.name.to_string()).collect();
     assert_eq!(left, ["stays"]);
+    let keys = catalogue_records(&place).into_iter().filter_map(|record| match record {
+        CatalogueRecord::Volume(volume) => Some(volume.name.to_string()),
+        _ => None,
+    });
+    assert!(keys.eq(["stays".to_owned()]), "the record with its key is gone from the disk too");
     assert_eq!(house.ask(StoreCheck { sample_ppm: None }).expect("checked").damage, []);
     // Recovery can do without it.
     let copy = killed(&place);
