@@ -44,10 +44,10 @@ mod raw;
 #[allow(dead_code, reason = "each format takes what it needs")]
 mod table;
 pub mod testing;
-mod vdi;
-mod vhd;
+pub mod vdi;
+pub mod vhd;
 pub mod vhdx;
-mod vmdk;
+pub mod vmdk;
 
 pub use chain::{Chain, Checking, Layer, LayerMap, Mapping, OpenOptions, Opening, Purpose};
 pub use check::{Finding, Report, Severity};
