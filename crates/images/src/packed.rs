@@ -3,7 +3,7 @@
 //! A unit unpacks to exactly its length: output stops one byte past it, so a stream of a few bytes
 //! that yields gigabytes costs no more than a good one.
 
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, ResetDirective};
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
 
 /// Window that a zstd frame may ask for, as a power of two: 8 MiB, what every decoder must have.
 const ZSTD_WINDOW_LOG: u32 = 23;
+
+/// Level of zstd when packing: QEMU's own.
+const ZSTD_LEVEL: i32 = 3;
 
 /// Reusable state of the decompressors; one for each thread that unpacks.
 pub struct Unpacker {
@@ -48,7 +51,8 @@ impl Unpacker {
         };
         result.map_err(|class| {
             let class = match class {
-                Class::DecompressShort if packed.cut => Class::Truncated,
+                // Input that runs out is the file's fault only where the file ends.
+                Class::Truncated if !packed.cut => Class::DecompressShort,
                 class => class,
             };
             let text = format!(
@@ -87,12 +91,31 @@ impl Unpacker {
             if input.pos() == bytes.len() && (left != 0 || output.pos() < unit)
                 || before == (input.pos(), output.pos())
             {
-                return Err(Class::DecompressShort);
+                return Err(if left == 0 { Class::DecompressShort } else { Class::Truncated });
             }
         }
         out.truncate(unit);
         Ok(out)
     }
+}
+
+/// A unit packed, where that makes it shorter: the same bytes for the same unit and version.
+pub fn pack(algorithm: Algorithm, unit: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(unit.len());
+    let mut state = match algorithm {
+        Algorithm::Zstd => {
+            let mut context = zstd::zstd_safe::CCtx::create();
+            out.resize(unit.len(), 0);
+            // No room for a longer stream: that is an error here, and means to store as it is.
+            let len = context.compress(&mut out[..], unit, ZSTD_LEVEL).ok()?;
+            out.truncate(len);
+            return (len < unit.len()).then_some(out);
+        }
+        Algorithm::Zlib => Compress::new(Compression::default(), true),
+        Algorithm::Deflate12 => Compress::new_with_window_bits(Compression::default(), false, 12),
+    };
+    let status = state.compress_vec(unit, &mut out, FlushCompress::Finish).ok()?;
+    (status == Status::StreamEnd && out.len() < unit.len()).then_some(out)
 }
 
 /// Inflates to a unit. A raw stream that yields the unit and lacks only its last bits is taken, as
@@ -120,7 +143,10 @@ fn inflate(
             if whole {
                 break;
             }
-            return Err(Class::DecompressShort);
+            return Err(match status {
+                Status::StreamEnd => Class::DecompressShort,
+                _ => Class::Truncated,
+            });
         }
     }
     out.truncate(unit);
@@ -129,8 +155,6 @@ fn inflate(
 
 #[cfg(test)]
 mod tests {
-    use flate2::{Compress, Compression, FlushCompress};
-
     use super::*;
     use crate::FileId;
 
@@ -142,7 +166,7 @@ mod tests {
         Packed { file: FileId(0), offset: 0, len, algorithm, unit, skip: 0, cut }
     }
 
-    fn pack(algorithm: Algorithm, plain: &[u8]) -> Vec<u8> {
+    fn stream(algorithm: Algorithm, plain: &[u8]) -> Vec<u8> {
         let mut state = match algorithm {
             Algorithm::Zstd => return zstd::bulk::compress(plain, 3).unwrap(),
             Algorithm::Zlib => Compress::new(Compression::best(), true),
@@ -168,7 +192,7 @@ mod tests {
     fn units_come_back_whole() {
         let mut unpacker = Unpacker::default();
         for algorithm in ALL {
-            let mut bytes = pack(algorithm, &text(UNIT));
+            let mut bytes = stream(algorithm, &text(UNIT));
             for _ in 0..2 {
                 let unit = unpacker.unpack(&packed(algorithm, &bytes, false), &bytes).unwrap();
                 assert_eq!(unit, text(UNIT), "{algorithm:?}");
@@ -180,9 +204,12 @@ mod tests {
     #[test]
     fn unit_must_be_just_full() {
         for algorithm in ALL {
-            assert_eq!(class(algorithm, &pack(algorithm, &text(1000))), Class::DecompressShort);
-            assert_eq!(class(algorithm, &pack(algorithm, &text(UNIT + 1))), Class::DecompressLong);
-            let bomb = pack(algorithm, &vec![0; 16 << 20]);
+            assert_eq!(class(algorithm, &stream(algorithm, &text(1000))), Class::DecompressShort);
+            assert_eq!(
+                class(algorithm, &stream(algorithm, &text(UNIT + 1))),
+                Class::DecompressLong
+            );
+            let bomb = stream(algorithm, &vec![0; 16 << 20]);
             assert_eq!(class(algorithm, &bomb), Class::DecompressLong);
             assert_eq!(class(algorithm, &[0xff; 40]), Class::DecompressError);
             assert_eq!(class(algorithm, &[]), Class::DecompressShort);
@@ -192,7 +219,7 @@ mod tests {
     #[test]
     fn stream_cut_by_the_file_is_truncated() {
         for algorithm in ALL {
-            let bytes = pack(algorithm, &text(UNIT));
+            let bytes = stream(algorithm, &text(UNIT));
             let part = &bytes[..bytes.len() / 2];
             let fault =
                 Unpacker::default().unpack(&packed(algorithm, part, true), part).unwrap_err();
@@ -201,9 +228,28 @@ mod tests {
     }
 
     #[test]
+    fn packing_makes_shorter_or_nothing() {
+        let mut unpacker = Unpacker::default();
+        let mut state = 1_u32;
+        let noise: Vec<u8> = (0..UNIT)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .collect();
+        for algorithm in ALL {
+            let bytes = pack(algorithm, &text(UNIT)).unwrap();
+            assert!(bytes.len() < UNIT);
+            let unit = unpacker.unpack(&packed(algorithm, &bytes, false), &bytes).unwrap();
+            assert_eq!(unit, text(UNIT));
+            assert_eq!(pack(algorithm, &noise), None, "{algorithm:?}");
+        }
+    }
+
+    #[test]
     fn several_frames_fill_one_unit() {
-        let mut bytes = pack(Algorithm::Zstd, &text(UNIT)[..40000]);
-        bytes.extend(pack(Algorithm::Zstd, &text(UNIT)[40000..]));
+        let mut bytes = stream(Algorithm::Zstd, &text(UNIT)[..40000]);
+        bytes.extend(stream(Algorithm::Zstd, &text(UNIT)[40000..]));
         let unit =
             Unpacker::default().unpack(&packed(Algorithm::Zstd, &bytes, false), &bytes).unwrap();
         assert_eq!(unit, text(UNIT));

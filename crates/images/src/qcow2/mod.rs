@@ -17,6 +17,7 @@ mod check;
 mod claims;
 mod entry;
 mod header;
+pub mod pack;
 mod snapshots;
 pub mod write;
 

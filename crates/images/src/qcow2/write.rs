@@ -39,24 +39,9 @@ impl Default for Qcow2Options {
 
 /// The image of a plan, as one file.
 pub fn layout(plan: &Plan, options: &Qcow2Options) -> Result<Vec<ImageFile>, Unwritable> {
-    plan.check()?;
-    let refuse = |text: String| Err(Unwritable::Option { format: Format::Qcow2, text });
-    if !(9..=21).contains(&options.cluster_bits) {
-        return refuse(format!("clusters of 2^{} bytes", options.cluster_bits));
-    }
-    if options.autoclear & 3 != 0 {
-        return refuse("autoclear bits 0 and 1 have a meaning of their own".to_owned());
-    }
+    check(plan, options)?;
     let cluster = 1_u64 << options.cluster_bits;
-    let reach = cluster * (cluster / 8);
-    let l1_count = plan.virtual_size.div_ceil(reach);
-    // QEMU follows L1 tables up to 32 MiB.
-    let l1_max = limits::RESIDENT_BYTES / 8;
-    if l1_count > l1_max || plan.virtual_size > limits::VIRTUAL_BYTES_MAX {
-        let most = reach.saturating_mul(l1_max).min(limits::VIRTUAL_BYTES_MAX);
-        let (format, wanted) = (Format::Qcow2, plan.virtual_size);
-        return Err(Unwritable::TooLarge { format, most, wanted });
-    }
+    let l1_count = plan.virtual_size.div_ceil(cluster * (cluster / 8));
     let runs = runs(plan, cluster);
     let tables = tables(&runs, cluster / 8);
     let data = runs.iter().filter(|run| run.data).map(|run| run.count).sum::<u64>();
@@ -77,7 +62,6 @@ pub fn layout(plan: &Plan, options: &Qcow2Options) -> Result<Vec<ImageFile>, Unw
         cluster,
         header: Vec::new(),
         l1: 1,
-        l1_count,
         refcounts: 1 + l1_clusters,
         blocks: 1 + l1_clusters + refcounts,
         tables_at: 1 + l1_clusters + refcounts + blocks,
@@ -86,19 +70,60 @@ pub fn layout(plan: &Plan, options: &Qcow2Options) -> Result<Vec<ImageFile>, Unw
         tables,
         runs,
     };
-    image.header = image.make_header(plan, options, refcounts)?;
+    let places = Places {
+        cluster,
+        l1: image.l1 * cluster,
+        l1_count,
+        refcounts: image.refcounts * cluster,
+        refcount_clusters: refcounts,
+        incompatible: 0,
+    };
+    image.header = make_header(plan, options, &places)?;
     Ok(vec![ImageFile { suffix: String::new(), layout: Box::new(image) }])
+}
+
+/// Whether an image can be made of a plan.
+pub(super) fn check(plan: &Plan, options: &Qcow2Options) -> Result<(), Unwritable> {
+    plan.check()?;
+    let refuse = |text: String| Err(Unwritable::Option { format: Format::Qcow2, text });
+    if !(9..=21).contains(&options.cluster_bits) {
+        return refuse(format!("clusters of 2^{} bytes", options.cluster_bits));
+    }
+    if options.autoclear & 3 != 0 {
+        return refuse("autoclear bits 0 and 1 have a meaning of their own".to_owned());
+    }
+    let cluster = 1_u64 << options.cluster_bits;
+    let reach = cluster * (cluster / 8);
+    let l1_count = plan.virtual_size.div_ceil(reach);
+    // QEMU follows L1 tables up to 32 MiB.
+    let l1_max = limits::RESIDENT_BYTES / 8;
+    if l1_count > l1_max || plan.virtual_size > limits::VIRTUAL_BYTES_MAX {
+        let most = reach.saturating_mul(l1_max).min(limits::VIRTUAL_BYTES_MAX);
+        let (format, wanted) = (Format::Qcow2, plan.virtual_size);
+        return Err(Unwritable::TooLarge { format, most, wanted });
+    }
+    Ok(())
 }
 
 /// Clusters in a row, or L2 tables in a row: `count` from `first` on.
 #[derive(Clone, Copy, Debug)]
-struct Run {
-    first: u64,
-    count: u64,
+pub(super) struct Run {
+    pub first: u64,
+    pub count: u64,
     /// How many of its sort come before it.
     before: u64,
     /// Held as data; else as zeroes.
-    data: bool,
+    pub data: bool,
+}
+
+/// What a header says of the rest of the file: places in bytes.
+pub(super) struct Places {
+    pub cluster: u64,
+    pub l1: u64,
+    pub l1_count: u64,
+    pub refcounts: u64,
+    pub refcount_clusters: u64,
+    pub incompatible: u64,
 }
 
 /// A qcow2 file; places are in clusters.
@@ -106,7 +131,6 @@ struct Image {
     cluster: u64,
     header: Vec<u8>,
     l1: u64,
-    l1_count: u64,
     refcounts: u64,
     blocks: u64,
     tables_at: u64,
@@ -117,7 +141,7 @@ struct Image {
 }
 
 /// Clusters that the image holds, in order.
-fn runs(plan: &Plan, cluster: u64) -> Vec<Run> {
+pub(super) fn runs(plan: &Plan, cluster: u64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut add = |first: u64, end: u64, data: bool| {
         let reached = runs.last().map_or(0, |run| run.first + run.count);
@@ -203,59 +227,6 @@ fn numbered(runs: &[Run], number: u64) -> &Run {
 }
 
 impl Image {
-    fn make_header(
-        &self,
-        plan: &Plan,
-        options: &Qcow2Options,
-        refcounts: u64,
-    ) -> Result<Vec<u8>, Unwritable> {
-        let mut extensions = options.extensions.clone();
-        if let Some(parent) = &plan.parent {
-            let word = match parent.format {
-                Format::Vhd => "vpc", // QEMU's word
-                format => format.word(),
-            };
-            extensions.insert(0, (extension::BACKING_FORMAT, word.as_bytes().to_vec()));
-        }
-        let mut area = Vec::new();
-        for (kind, bytes) in &extensions {
-            area.extend_from_slice(&kind.to_be_bytes());
-            area.extend_from_slice(&short(wide(bytes.len())).to_be_bytes());
-            area.extend_from_slice(bytes);
-            area.resize(area.len().next_multiple_of(8), 0);
-        }
-        area.extend_from_slice(&[0; 8]);
-        let name = plan.parent.as_ref().map_or("", |parent| parent.name.as_str()).as_bytes();
-        let name_at = if name.is_empty() { 0 } else { wide(HEADER_BYTES + area.len()) };
-        let room = HEADER_BYTES + area.len() + name.len();
-        if wide(room) > self.cluster || name.len() > limits::NAME_BYTES_MAX {
-            let text = format!("a header of {room} bytes in clusters of {}", self.cluster);
-            return Err(Unwritable::Option { format: Format::Qcow2, text });
-        }
-        let mut head = Vec::with_capacity(narrow(self.cluster));
-        head.extend_from_slice(b"QFI\xfb");
-        head.extend_from_slice(&3_u32.to_be_bytes());
-        head.extend_from_slice(&name_at.to_be_bytes());
-        head.extend_from_slice(&short(wide(name.len())).to_be_bytes());
-        head.extend_from_slice(&options.cluster_bits.to_be_bytes());
-        head.extend_from_slice(&plan.virtual_size.to_be_bytes());
-        head.extend_from_slice(&[0; 4]); // no encryption
-        head.extend_from_slice(&short(self.l1_count).to_be_bytes());
-        head.extend_from_slice(&(self.l1 * self.cluster).to_be_bytes());
-        head.extend_from_slice(&(self.refcounts * self.cluster).to_be_bytes());
-        head.extend_from_slice(&short(refcounts).to_be_bytes());
-        head.extend_from_slice(&[0; 12]); // no snapshots
-        head.extend_from_slice(&[0; 16]); // no incompatible and no compatible features
-        head.extend_from_slice(&options.autoclear.to_be_bytes());
-        head.extend_from_slice(&4_u32.to_be_bytes()); // refcounts of 2^4 bits
-        head.extend_from_slice(&short(wide(HEADER_BYTES)).to_be_bytes());
-        head.extend_from_slice(&[0; 8]); // zlib, and padding
-        assert_eq!(head.len(), HEADER_BYTES, "the header as its table of fields has it");
-        head.extend_from_slice(&area);
-        head.extend_from_slice(name);
-        Ok(head)
-    }
-
     /// An entry of the L1 table.
     fn l1_word(&self, index: u64) -> u64 {
         let found = holding(&self.tables, index);
@@ -327,6 +298,61 @@ impl Image {
     }
 }
 
+/// The header, its extensions and the parent's name.
+pub(super) fn make_header(
+    plan: &Plan,
+    options: &Qcow2Options,
+    places: &Places,
+) -> Result<Vec<u8>, Unwritable> {
+    let mut extensions = options.extensions.clone();
+    if let Some(parent) = &plan.parent {
+        let word = match parent.format {
+            Format::Vhd => "vpc", // QEMU's word
+            format => format.word(),
+        };
+        extensions.insert(0, (extension::BACKING_FORMAT, word.as_bytes().to_vec()));
+    }
+    let mut area = Vec::new();
+    for (kind, bytes) in &extensions {
+        area.extend_from_slice(&kind.to_be_bytes());
+        area.extend_from_slice(&short(wide(bytes.len())).to_be_bytes());
+        area.extend_from_slice(bytes);
+        area.resize(area.len().next_multiple_of(8), 0);
+    }
+    area.extend_from_slice(&[0; 8]);
+    let name = plan.parent.as_ref().map_or("", |parent| parent.name.as_str()).as_bytes();
+    let name_at = if name.is_empty() { 0 } else { wide(HEADER_BYTES + area.len()) };
+    let room = HEADER_BYTES + area.len() + name.len();
+    if wide(room) > places.cluster || name.len() > limits::NAME_BYTES_MAX {
+        let text = format!("a header of {room} bytes in clusters of {}", places.cluster);
+        return Err(Unwritable::Option { format: Format::Qcow2, text });
+    }
+    let mut head = Vec::with_capacity(narrow(places.cluster));
+    head.extend_from_slice(b"QFI\xfb");
+    head.extend_from_slice(&3_u32.to_be_bytes());
+    head.extend_from_slice(&name_at.to_be_bytes());
+    head.extend_from_slice(&short(wide(name.len())).to_be_bytes());
+    head.extend_from_slice(&options.cluster_bits.to_be_bytes());
+    head.extend_from_slice(&plan.virtual_size.to_be_bytes());
+    head.extend_from_slice(&[0; 4]); // no encryption
+    head.extend_from_slice(&short(places.l1_count).to_be_bytes());
+    head.extend_from_slice(&places.l1.to_be_bytes());
+    head.extend_from_slice(&places.refcounts.to_be_bytes());
+    head.extend_from_slice(&short(places.refcount_clusters).to_be_bytes());
+    head.extend_from_slice(&[0; 12]); // no snapshots
+    head.extend_from_slice(&places.incompatible.to_be_bytes());
+    head.extend_from_slice(&[0; 8]); // no compatible features
+    head.extend_from_slice(&options.autoclear.to_be_bytes());
+    head.extend_from_slice(&4_u32.to_be_bytes()); // refcounts of 2^4 bits
+    head.extend_from_slice(&short(wide(HEADER_BYTES)).to_be_bytes());
+    head.push(u8::from(places.incompatible != 0)); // zlib or zstd
+    head.extend_from_slice(&[0; 7]);
+    assert_eq!(head.len(), HEADER_BYTES, "the header as its table of fields has it");
+    head.extend_from_slice(&area);
+    head.extend_from_slice(name);
+    Ok(head)
+}
+
 /// Bytes of a table of big-endian words, `len` of them from `skip` on.
 fn words(skip: u64, len: u64, word: &dyn Fn(u64) -> u64) -> Vec<u8> {
     let first = skip / 8;
@@ -362,5 +388,5 @@ fn short(value: u64) -> u32 {
 
 /// Bytes of the header with the compression type.
 const HEADER_BYTES: usize = 112;
-const COPIED: u64 = 1 << 63;
-const ZERO: u64 = 1;
+pub(super) const COPIED: u64 = 1 << 63;
+pub(super) const ZERO: u64 = 1;
