@@ -8,6 +8,7 @@ use e2e::{MIB, Store, VOLUME, finish, need, said, shared};
 fn nbd_conformance_has_no_failure() {
     need(&["qemu-io", "qemu-img"], "qemu-utils");
     need(&["nbdinfo", "nbdcopy"], "libnbd-bin");
+    need(&["file"], "file"); // nbdinfo asks it what a disk holds
     need(&["fio"], "fio");
     // As users have them: in small segments the many packs that reads open are taken for a leak.
     let store = Store::in_segments(256 * MIB, "64M");

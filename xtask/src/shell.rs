@@ -48,6 +48,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "qemu-io", package: "qemu-utils" },
     Tool { name: "nbdinfo", package: "libnbd-bin" },
     Tool { name: "nbdcopy", package: "libnbd-bin" },
+    Tool { name: "file", package: "file" }, // nbdinfo asks it what a disk holds
     Tool { name: "nbdkit", package: "nbdkit" },
     Tool { name: "fio", package: "fio" },
     Tool { name: "mkfs.ext4", package: "e2fsprogs" },
@@ -95,6 +96,12 @@ pub(crate) fn output(mut command: Command) -> Result<String, Failure> {
     } else {
         Err(Failure(format!("{}: {}", shown(&command), done.status)))
     }
+}
+
+/// Whether a question to another program has the answer yes; nothing of it is shown.
+pub(crate) fn succeeds_quietly(mut command: Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// Runs, shows every line as it comes, and gives it to `watch` too. True if it succeeded.
@@ -176,14 +183,25 @@ pub(crate) fn on_path(name: &str) -> bool {
 
 fn present(name: &str) -> bool {
     let Some(module) = name.strip_prefix("python3:") else { return on_path(name) };
-    ["python3", "/usr/bin/python3"].iter().any(|python| {
-        let mut probe = command(python, &["-c", &format!("import {module}")]);
-        probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    })
+    ["python3", "/usr/bin/python3"]
+        .iter()
+        .any(|python| succeeds_quietly(command(python, &["-c", &format!("import {module}")])))
 }
 
 fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_missing_says_no() {
+        assert!(succeeds_quietly(command("true", &[""; 0])));
+        assert!(!succeeds_quietly(command("false", &[""; 0])));
+        assert!(!succeeds_quietly(command("strandline-has-no-such-program", &[""; 0])));
+    }
 }

@@ -4,7 +4,7 @@
 //! what is not here: the shared scripts, or root with FUSE and loop devices. Such a file is counted
 //! and named as not run, never passed over in silence.
 
-use crate::shell::{self, Failure, cargo, on_path, root, shared, watched};
+use crate::shell::{self, Failure, cargo, on_path, root, shared, succeeds_quietly, watched};
 use std::{fs, path::Path, process::Command};
 
 /// What a file of `e2e/tests` needs beyond installed tools.
@@ -55,8 +55,7 @@ pub(crate) fn test(arguments: &[&str]) -> Result<(), Failure> {
         _ => return Err(Failure("usage: cargo xtask test [--strict]".into())),
     };
     shell::install_tools()?;
-    let nextest =
-        on_path("cargo-nextest") || shell::output(cargo(&["nextest", "--version"])).is_ok();
+    let nextest = on_path("cargo-nextest") || succeeds_quietly(cargo(&["nextest", "--version"]));
     let mut totals = Totals::default();
     let (mut files, mut not_run) = (Vec::new(), Vec::new());
     for file in e2e_files()? {
