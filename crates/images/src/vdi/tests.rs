@@ -152,7 +152,7 @@ fn damaged_header_is_told_by_class() {
 fn older_header_reads_the_same() {
     let old = put(put(base(), 68, &[0, 0, 1, 0]), 72, &384_u32.to_le_bytes());
     let old = put(old, 360, &[0; 4]);
-    assert_eq!(whole(old).unwrap(), whole(base()).unwrap());
+    assert!(whole(old).unwrap() == whole(base()).unwrap());
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn bytes_before_each_block_are_skipped() {
         bytes.extend([0xee; 512]);
         bytes.extend(block);
     }
-    assert_eq!(whole(bytes.clone()).unwrap(), whole(good).unwrap());
+    assert!(whole(bytes.clone()).unwrap() == whole(good).unwrap());
     assert_eq!(check(bytes).findings, []);
 }
 
@@ -186,7 +186,7 @@ fn damaged_entry_damages_its_block_alone() {
         let at = block * M;
         // Whatever is asked for first: the same block is the damaged one.
         assert_eq!(read(&folder, &mut chain, at as u64..at as u64 + 1).unwrap_err().class, class);
-        assert_eq!(read(&folder, &mut chain, 0..M as u64).unwrap(), bytes[..M]);
+        assert!(read(&folder, &mut chain, 0..M as u64).unwrap() == bytes[..M]);
     }
 }
 
@@ -194,7 +194,7 @@ fn damaged_entry_damages_its_block_alone() {
 fn free_and_zero_entries_are_kept_apart() {
     let free = put(base(), 512 + 4, &FREE.to_le_bytes());
     let zero = put(base(), 512 + 4, &ZERO.to_le_bytes());
-    assert_eq!(whole(free.clone()).unwrap(), whole(zero.clone()).unwrap());
+    assert!(whole(free.clone()).unwrap() == whole(zero.clone()).unwrap());
     let kind = |bytes: Vec<u8>| {
         let folder = Folder::new().with("a.vdi", bytes);
         let mut chain = open(&folder, "a.vdi", options()).unwrap();
@@ -214,13 +214,13 @@ fn block_that_is_cut_is_good_up_to_there() {
     // Past the disk's end nothing is needed of the last block.
     let wanted = whole(good.clone()).unwrap();
     let enough = good[..DATA + 2 * M + 1536].to_vec();
-    assert_eq!(whole(enough.clone()).unwrap(), wanted);
+    assert!(whole(enough.clone()).unwrap() == wanted);
     assert_eq!(check(enough).worst(), None);
     let short = good[..DATA + 2 * M + 1000].to_vec();
     let folder = Folder::new().with("a.vdi", short.clone());
     let mut chain = open(&folder, "a.vdi", options()).unwrap();
     let at = 4 * M as u64;
-    assert_eq!(read(&folder, &mut chain, 0..at + 512).unwrap(), wanted[..4 * M + 512]);
+    assert!(read(&folder, &mut chain, 0..at + 512).unwrap() == wanted[..4 * M + 512]);
     assert_eq!(read(&folder, &mut chain, at + 512..at + 513).unwrap_err().class, Class::Truncated);
     assert_eq!(corrupt(short.clone()), [(4, Class::Truncated)]);
     assert!(check(short).has(Class::Truncated));
@@ -239,7 +239,7 @@ fn parent_is_found_by_its_identity_alone() {
     let mut wanted = whole(base()).unwrap();
     wanted[..M].fill(0xcc);
     wanted[3 * M..4 * M].fill(0);
-    assert_eq!(read_all(&folder, &mut chain).unwrap(), wanted);
+    assert!(read_all(&folder, &mut chain).unwrap() == wanted);
     assert_eq!(chain.layers()[1].name(), Some("d.vdi"));
     let class = |parent: Vec<u8>| {
         let folder = Folder::new().with("child.vdi", child()).with("p.vdi", parent);

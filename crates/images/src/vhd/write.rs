@@ -8,7 +8,9 @@
 //! - The creator is Hyper-V's word: by it old and new QEMU, VirtualBox and libvhdi all take the size
 //!   field for the size, which is the disk's to the sector.
 //! - In a dynamic disk every bit of a block that is there is set, for some programs look at none. In
-//!   a differencing disk the bits are exactly the sectors that the plan holds.
+//!   a differencing disk the bits are exactly the sectors that the plan holds; where a byte of bits
+//!   has some of them, all its eight sectors stand in the block as the guest sees them, for libvhdi
+//!   goes by bytes (measured with 20210425).
 //! - A parent is named relative to the child's folder (W2ru), by its unique id and by its time.
 
 use std::ops::Range;
@@ -28,6 +30,9 @@ use crate::{
 
 /// The largest disk of the specification: 2040 GiB.
 pub const VIRTUAL_BYTES_MAX: u64 = 2040 << 30;
+
+/// Bytes that a byte of a bitmap stands for.
+const BIT_BYTE: u64 = 8 * 512;
 
 /// Seconds from 1970-01-01 to 2000-01-01, from where VHD counts.
 const EPOCH_S: u64 = 946_684_800;
@@ -123,8 +128,10 @@ impl Layout for Fixed {
 }
 
 struct Sparse {
-    /// Whole sectors.
+    /// Whole sectors that have a bit.
     held: Vec<Held>,
+    /// What stands in the blocks.
+    filled: Vec<Held>,
     units: Units,
     is_child: bool,
     block: u64,
@@ -148,7 +155,8 @@ impl Sparse {
             return Err(unwritable(format!("a table of {entries} blocks of {block} bytes")));
         }
         let is_child = plan.parent.is_some();
-        let held = sectors(&plan.held, is_child);
+        let held = grains(&plan.held, is_child, 512);
+        let filled = if is_child { grains(&plan.held, true, BIT_BYTE) } else { held.clone() };
         let mut units = Units::default();
         let mut next = 0;
         for held in &held {
@@ -160,7 +168,7 @@ impl Sparse {
         }
         let head = head(footer, entries, block_bytes, plan)?;
         let bitmap = super::bitmap_bytes(block);
-        Ok(Self { held, units, is_child, block, bitmap, head, entries, footer: *footer })
+        Ok(Self { held, filled, units, is_child, block, bitmap, head, entries, footer: *footer })
     }
 
     fn table_end(&self) -> u64 {
@@ -230,7 +238,7 @@ impl Layout for Sparse {
                 } else {
                     let guest = block * self.block;
                     let start = guest + (within - self.bitmap);
-                    pieces.guest(&self.held, start..guest + self.block);
+                    pieces.guest(&self.filled, start..guest + self.block);
                 }
             } else {
                 pieces.table(&self.footer[narrow(at - footer)..]);
@@ -240,9 +248,9 @@ impl Layout for Sparse {
     }
 }
 
-/// Ranges as whole sectors. A sector that is held in part is the guest's; zeroes are kept for a child
-/// only, whose parent would show through.
-fn sectors(held: &[Held], is_child: bool) -> Vec<Held> {
+/// Ranges as whole grains of `grain` bytes. A grain that is held in part is the guest's; zeroes are
+/// kept for a child only, whose parent would show through.
+fn grains(held: &[Held], is_child: bool, grain: u64) -> Vec<Held> {
     let mut whole: Vec<Held> = Vec::new();
     let mut add = |start: u64, end: u64, zero: bool| {
         let start = whole.last().map_or(start, |last| start.max(last.start + last.len));
@@ -256,8 +264,8 @@ fn sectors(held: &[Held], is_child: bool) -> Vec<Held> {
     };
     for held in held.iter().filter(|held| is_child || !held.zero) {
         let end = held.start + held.len;
-        let (outer, inner) = (held.start / 512 * 512, held.start.next_multiple_of(512));
-        let (outer_end, inner_end) = (end.next_multiple_of(512), end / 512 * 512);
+        let (outer, inner) = (held.start / grain * grain, held.start.next_multiple_of(grain));
+        let (outer_end, inner_end) = (end.next_multiple_of(grain), end / grain * grain);
         if !held.zero || inner >= inner_end {
             add(outer, outer_end, false);
         } else {
