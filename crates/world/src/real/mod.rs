@@ -5,6 +5,7 @@
 
 mod clock;
 mod disk;
+mod foreign;
 mod net;
 mod process;
 mod socket;
@@ -22,6 +23,9 @@ use rustix::{
 
 pub use clock::{RealChance, RealClock};
 pub use disk::{FileSystem, FileSystemKind, LockError, LockKind, RealDisk, RealFile, StoreLock};
+pub use foreign::{
+    ForeignFile, Folder, Kinds, NewFile, Place, Refusal, Stretch, TargetDevice,
+};
 pub use net::{ConnectError, ListenError, adopt_listener, connect_unix, listen_tcp, listen_unix};
 pub use process::{
     ProcessId, forbid_dumps, group_id, group_name, groups_of, lock_memory, program_of,
