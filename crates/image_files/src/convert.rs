@@ -116,8 +116,8 @@ enum Work {
     Files(Vec<ImageFile>),
     /// A stream of packed grains.
     Grains(Box<Stream>),
-    /// Packed clusters of so many bytes.
-    Clusters(Box<Packer>, u64),
+    /// Clusters of so many bytes, packed so.
+    Clusters(Box<Packer>, (Algorithm, u64)),
 }
 
 impl Prepared {
@@ -233,9 +233,7 @@ impl Disk {
                 Ok(length)
             }
             Work::Grains(stream) => pack::grains(chain, files, *stream, sink, watch),
-            Work::Clusters(packer, cluster) => {
-                pack::clusters(chain, files, *packer, cluster, sink, watch)
-            }
+            Work::Clusters(packer, how) => pack::clusters(chain, files, *packer, how, sink, watch),
         }
     }
 
@@ -371,7 +369,8 @@ fn work_of(conversion: Conversion, plan: Plan, name: &str) -> Result<Work, Unwri
     };
     if let Some(algorithm) = algorithm {
         let cluster = 1 << options.cluster_bits;
-        return Ok(Work::Clusters(Box::new(Packer::new(plan, options, algorithm)?), cluster));
+        let packer = Packer::new(plan, options, algorithm)?;
+        return Ok(Work::Clusters(Box::new(packer), (algorithm, cluster)));
     }
     let files = match conversion.format {
         Format::Raw => {

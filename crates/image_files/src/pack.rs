@@ -1,9 +1,9 @@
 //! Compressed images: formats whose layout is known only once their bytes are packed.
 //!
-//! Reading and unpacking is spread over threads, and packing where the format's writer lets it be;
-//! tables are made in the order of the guest's bytes, so the same disk gives the same file.
+//! Reading, unpacking and packing are spread over threads; tables are made in the order of the guest's
+//! bytes, so the same disk gives the same file.
 
-use images::{Chain, Extent, qcow2, vmdk};
+use images::{Algorithm, Chain, Extent, qcow2, vmdk};
 
 use crate::{
     Error, Files, Watch,
@@ -72,35 +72,41 @@ pub(crate) fn clusters(
     chain: &mut Chain,
     files: &Files,
     mut packer: qcow2::pack::Packer,
-    cluster: u64,
+    (algorithm, cluster): (Algorithm, u64),
     sink: &mut dyn Sink,
     watch: &mut Watch<'_>,
 ) -> Result<u64, Error> {
     let mut out = Appender { sink, end: 0 };
     out.append(&packer.start())?;
     let mut batches = Batches::new(Source::new(chain, files), cluster);
+    let step = narrow(cluster);
     let work = |fetcher: &mut Fetcher, batch: Batch| {
         let mut bytes = fetch(fetcher, files, &batch)?;
-        let whole = batch.len.next_multiple_of(cluster); // zeroes past the end of the disk
-        bytes.resize(narrow(whole), 0);
-        Ok((batch.start, bytes, batch.passed))
+        bytes.resize(bytes.len().next_multiple_of(step), 0); // zeroes past the end of the disk
+        // A cluster of zeroes is mostly one that the plan leaves out.
+        let packed: Vec<Option<Vec<u8>>> = bytes
+            .chunks(step)
+            .map(|plain| if is_zero(plain) { None } else { qcow2::pack::pack(algorithm, plain) })
+            .collect();
+        Ok((batch, bytes, packed))
     };
     order::in_order(
         order::threads(),
         || batches.next(),
         work,
-        |(start, bytes, passed)| {
-            for (guest, plain) in
-                (start..).step_by(narrow(cluster)).zip(bytes.chunks(narrow(cluster)))
-            {
-                if packer.wanted() == Some(guest) {
-                    out.append(&packer.push(plain))?;
-                } else {
+        |(batch, bytes, packed)| {
+            let places = (batch.start..).step_by(step);
+            for ((guest, plain), stream) in places.zip(bytes.chunks(step)).zip(packed) {
+                if packer.wanted() != Some(guest) {
                     // The plan holds every cluster that is not all zero.
                     assert!(is_zero(plain), "a cluster of data that the plan leaves out");
+                } else if stream.is_none() && is_zero(plain) {
+                    out.append(&packer.push(plain))?;
+                } else {
+                    out.append(&packer.push_packed(plain, stream))?;
                 }
             }
-            watch.advance(passed)
+            watch.advance(batch.passed)
         },
     )?;
     let finish = packer.finish()?;

@@ -20,6 +20,11 @@ use crate::{
     packed,
 };
 
+/// A cluster packed, where that makes it shorter.
+pub fn pack(algorithm: Algorithm, cluster: &[u8]) -> Option<Vec<u8>> {
+    packed::pack(algorithm, cluster)
+}
+
 /// A compressed image on its way.
 pub struct Packer {
     plan: Plan,
@@ -93,10 +98,16 @@ impl Packer {
 
     /// Takes the bytes of the cluster that was wanted; gives the bytes to append to the file.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let stream = pack(self.algorithm, bytes);
+        self.push_packed(bytes, stream)
+    }
+
+    /// The same with what [`pack`] made of the bytes, which may be done elsewhere and before.
+    pub fn push_packed(&mut self, bytes: &[u8], stream: Option<Vec<u8>>) -> Vec<u8> {
         assert_eq!(wide(bytes.len()), self.cluster, "a cluster at a time");
         assert!(self.wanted().is_some(), "a cluster that is not wanted");
         self.next.1 += 1;
-        if let Some(stream) = packed::pack(self.algorithm, bytes) {
+        if let Some(stream) = stream {
             return self.append_packed(stream);
         }
         let mut out = self.fill();
