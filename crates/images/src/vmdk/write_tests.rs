@@ -237,6 +237,13 @@ fn stream_of_nothing_is_an_image() {
 }
 
 #[test]
+fn disk_without_a_sector_is_an_image() {
+    let folder = folder(&plan(0, &[]), VmdkKind::Sparse, &[], 4096);
+    assert_eq!(whole(&folder), []);
+    assert_eq!(whole(&Folder::new().with("x.vmdk", stream(0, &[]))), []);
+}
+
+#[test]
 #[should_panic(expected = "rising order")]
 fn stream_takes_no_grain_twice() {
     let mut stream = Stream::new(&plan(1 << 20, &[]), "x.vmdk", Adapter::Ide).unwrap();
