@@ -2,7 +2,7 @@
 //!
 //! In a file the first three groups are little-endian; text has them as numbers.
 
-use crate::bytes::{le16, le32};
+use crate::bytes::{be64, le16, le32};
 
 /// A GUID in the byte order of the file.
 pub(super) type Guid = [u8; 16];
@@ -46,9 +46,10 @@ const fn guid(first: u32, second: u16, third: u16, rest: [u8; 8]) -> Guid {
 
 /// `{2dc27766-f623-4200-9d64-115e9bfd4a08}`.
 pub(super) fn text(guid: &Guid) -> String {
-    let tail: String = guid[10..].iter().map(|byte| format!("{byte:02x}")).collect();
     let (first, second, third) = (le32(guid, 0), le16(guid, 4), le16(guid, 6));
-    format!("{{{first:08x}-{second:04x}-{third:04x}-{:02x}{:02x}-{tail}}}", guid[8], guid[9])
+    let rest = be64(guid, 8);
+    let (fourth, fifth) = (rest >> 48, rest & 0xffff_ffff_ffff);
+    format!("{{{first:08x}-{second:04x}-{third:04x}-{fourth:04x}-{fifth:012x}}}")
 }
 
 /// The GUID of a text with or without braces, in either case.

@@ -26,6 +26,9 @@ mod overlay;
 mod regions;
 pub mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use crate::{

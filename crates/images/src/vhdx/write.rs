@@ -125,7 +125,9 @@ fn geometry(plan: &Plan, options: &VhdxOptions) -> Result<Geometry, Unwritable> 
     }
     let is_whole = |bytes: u64| bytes.is_multiple_of(u64::from(sector));
     if size == 0 || !is_whole(size) {
-        return Err(option(format!("a disk of {size} bytes is no multiple of its sector, {sector}")));
+        return Err(option(format!(
+            "a disk of {size} bytes is no multiple of its sector, {sector}"
+        )));
     }
     let block = match options.block_bytes {
         Some(bytes) => u64::from(bytes),
@@ -223,9 +225,8 @@ impl Blocks<'_> {
         let is_whole = covered == self.geometry.visible(block);
         let state = match (is_whole, data) {
             (true, false) => ZERO,
-            (true, true) => PRESENT,
             (false, _) if self.geometry.differs => PARTIAL,
-            (false, true) => PRESENT,
+            (_, true) => PRESENT,
             (false, false) => return,
         };
         self.push(block, 1, state);
@@ -342,7 +343,8 @@ impl File {
     /// Bytes `start..end` of the block table.
     fn table(&self, start: u64, end: u64) -> Vec<u8> {
         let first = start / ENTRY;
-        let entries = (first..end.div_ceil(ENTRY)).flat_map(|index| self.entry(index).to_le_bytes());
+        let entries =
+            (first..end.div_ceil(ENTRY)).flat_map(|index| self.entry(index).to_le_bytes());
         entries.skip(narrow(start % ENTRY)).take(narrow(end - start)).collect()
     }
 
