@@ -217,8 +217,11 @@ impl Secrets {
     pub fn read(disk: &dyn Disk) -> Result<Self, SecretsError> {
         let copies = PATHS.map(|path| match read_whole(disk, path) {
             Ok(bytes) => SuperBlock::decode(&bytes).map(|block| (block, bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Flaw::Absent),
-            Err(_) => Err(Flaw::Unreadable),
+            Err(error) => Err(match error.kind() {
+                std::io::ErrorKind::NotFound => Flaw::Absent,
+                std::io::ErrorKind::PermissionDenied => Flaw::Denied,
+                _ => Flaw::Unreadable,
+            }),
         });
         let (block, bytes) = match &copies {
             [Ok((one, _)), Ok((other, _))] if one.store != other.store => {
@@ -396,6 +399,11 @@ impl Secrets {
 fn neither(one: Flaw, other: Flaw) -> SecretsError {
     match (one, other) {
         (Flaw::Format(found), _) | (_, Flaw::Format(found)) => SecretsError::Format { found },
+        // Who may not look knows of no damage, and must not be sent to mend any.
+        (Flaw::Denied, _) | (_, Flaw::Denied) => SecretsError::Io {
+            doing: "read the super blocks",
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        },
         (Flaw::Absent, Flaw::Absent) => SecretsError::Missing,
         _ => SecretsError::Damaged,
     }
@@ -506,4 +514,21 @@ fn from_hex<const N: usize>(text: &str) -> Option<Zeroizing<[u8; N]>> {
 
 fn doing(doing: &'static str) -> impl FnOnce(std::io::Error) -> SecretsError {
     move |source| SecretsError::Io { doing, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_may_not_read_is_not_called_damaged() {
+        for other in [Flaw::Denied, Flaw::Absent, Flaw::Unreadable, Flaw::Damaged] {
+            for error in [neither(Flaw::Denied, other), neither(other, Flaw::Denied)] {
+                let SecretsError::Io { source, .. } = error else { panic!("{error}") };
+                assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
+            }
+        }
+        assert!(matches!(neither(Flaw::Absent, Flaw::Damaged), SecretsError::Damaged));
+        assert!(matches!(neither(Flaw::Absent, Flaw::Absent), SecretsError::Missing));
+    }
 }

@@ -99,6 +99,8 @@ pub(crate) struct Slot {
 pub(crate) enum Flaw {
     Absent,
     Unreadable,
+    /// The system does not let us read it.
+    Denied,
     Damaged,
     Format(u32),
 }

@@ -118,7 +118,8 @@ impl Serving {
         let door = match listen_at(&path, doors.admin_group) {
             Ok(door) => Some(door),
             Err(error) if opened.held.read_only => {
-                tracing::warn!(%error, "no control socket: commands open the store themselves");
+                let error = with_cause(&error);
+                tracing::warn!(error, "no control socket: commands open the store themselves");
                 None
             }
             Err(error) => return Err(not_listening(&error)),
@@ -425,13 +426,23 @@ fn not_listening(error: &ListenError) -> Failure {
             _ => codes::ADDRESS,
         },
     };
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    let failure = Failure::new(code, format!("cannot serve: {error}{}", cause.unwrap_or_default()));
+    let failure = Failure::new(code, format!("cannot serve: {}", with_cause(error)));
     match code {
         codes::SOCKET_LIVE => failure.doing("choose another address: --nbd unix:PATH"),
         codes::NO_FILE => failure.doing("make the directory first"),
+        codes::FILE_DENIED => failure
+            .doing("name a socket in a directory that you may write to, or a port from 1024 on"),
+        codes::SOCKET_FOREIGN => failure.doing(match error {
+            ListenError::NotOurs { .. } => "serve as that user, or what is there must be yours",
+            _ => "close the directory to others, or name a socket in another one",
+        }),
         _ => failure,
     }
+}
+
+fn with_cause(error: &ListenError) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]

@@ -67,7 +67,10 @@ pub fn fill_in(cli: &mut Cli) -> Result<(), Failure> {
     let path = named.as_deref().unwrap_or(Path::new(SYSTEM));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if named.is_none() && holds_nothing_for_us(&error) => {
+            tracing::debug!(%error, "{} is not read", path.display());
+            return Ok(());
+        }
         Err(error) => {
             let code = match error.kind() {
                 io::ErrorKind::NotFound => codes::NO_FILE,
@@ -80,6 +83,12 @@ pub fn fill_in(cli: &mut Cli) -> Result<(), Failure> {
         failure.message = format!("{}: {}", path.display(), failure.message);
         failure
     })
+}
+
+/// The system's file is for the system's store: where its administrator keeps it from other users,
+/// their own stores go on without it.
+fn holds_nothing_for_us(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
 fn apply(text: &str, cli: &mut Cli) -> Result<(), Failure> {
@@ -185,6 +194,14 @@ mod tests {
             assert_eq!(failure.exit(), 2, "{failure}");
             assert!(failure.to_string().contains(word), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_closed_system_directory_stops_no_user() {
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied] {
+            assert!(holds_nothing_for_us(&kind.into()), "{kind}");
+        }
+        assert!(!holds_nothing_for_us(&io::ErrorKind::InvalidData.into()));
     }
 
     #[test]

@@ -154,6 +154,22 @@ fn a_recovery_key_opens_a_store_whose_key_is_lost() {
 }
 
 #[test]
+fn a_key_that_found_no_room_is_not_in_the_way_of_the_next() {
+    let place = Place(tempfile::tempdir().expect("a directory"));
+    let program = env!("CARGO_BIN_EXE_strandline");
+    // No file may have a byte: the key file is made and cannot be written.
+    let line = format!("trap '' XFSZ; ulimit -f 0; exec {program} store init");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &line]).current_dir(place.0.path());
+    shell.env("STRANDLINE_STORE", place.path("store"));
+    let ran = shell.env("STRANDLINE_KEY_FILE", place.path("store.key")).output().expect("sh runs");
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert!(!ran.status.success() && told.contains("cannot write the key file"), "{told}");
+    assert!(!place.path("store.key").exists());
+    place.done(&["store", "init"]);
+}
+
+#[test]
 fn the_demo_brings_the_files_back_and_leaves_nothing() {
     let place = Place(tempfile::tempdir().expect("a directory"));
     // Nobody is at a terminal: it ends by itself.

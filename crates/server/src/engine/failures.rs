@@ -33,14 +33,21 @@ pub(super) fn disk_failure(doing: &str, error: &io::Error) -> Failure {
         io::ErrorKind::ReadOnlyFilesystem => codes::READ_ONLY,
         _ => codes::DISK_ERROR,
     };
-    Failure::new(code, format!("cannot {doing}: {error}"))
+    let failure = Failure::new(code, format!("cannot {doing}: {error}"));
+    match code {
+        codes::FILE_DENIED => {
+            failure.doing("run the command as its owner, or name a place of your own")
+        }
+        codes::STORE_FULL => failure.doing("make room on that file system: df -h"),
+        _ => failure,
+    }
 }
 
 /// Super blocks and key slots.
 pub(super) fn secrets_failure(dir: &Path, error: SecretsError) -> Failure {
     let text = error.to_string();
     match error {
-        SecretsError::Io { doing, source } => disk_failure(doing, &source),
+        SecretsError::Io { doing, source } => denied_in(dir, disk_failure(doing, &source)),
         SecretsError::Missing => no_store(dir),
         SecretsError::Exists => Failure::new(
             codes::STORE_EXISTS,
@@ -55,7 +62,9 @@ pub(super) fn secrets_failure(dir: &Path, error: SecretsError) -> Failure {
         SecretsError::NoSlot { .. }
         | SecretsError::WrongSecret { .. }
         | SecretsError::OtherStore { .. }
-        | SecretsError::NoKeyFile => Failure::new(codes::WRONG_KEY, text),
+        | SecretsError::NoKeyFile => Failure::new(codes::WRONG_KEY, text).doing(
+            "name the right one: --key-file FILE, or --passphrase-file FILE with the recovery key",
+        ),
         SecretsError::LastSlot { .. } => Failure::new(codes::LAST_KEY, text)
             .doing("add another one first: strandline store key add"),
         SecretsError::UnknownSlot { .. } => {
@@ -65,6 +74,17 @@ pub(super) fn secrets_failure(dir: &Path, error: SecretsError) -> Failure {
             .doing("remove one that nobody uses: strandline store key rm"),
         SecretsError::BadLabel | SecretsError::BadPassphrase => Failure::new(codes::USAGE, text),
     }
+}
+
+/// With what finds the files in the way, where a store is not all ours.
+pub(super) fn denied_in(dir: &Path, failure: Failure) -> Failure {
+    if failure.code != codes::FILE_DENIED {
+        return failure;
+    }
+    let find = format!("find {} ! -readable -o ! -writable", dir.display());
+    failure
+        .doing("run it as the store's owner; all that is in it must belong to that user")
+        .seeing(find)
 }
 
 /// The manifest.
@@ -135,6 +155,7 @@ pub(super) fn block_failure(error: BlockError, what: &str) -> Failure {
 /// Nothing is written here.
 pub(super) fn read_only_failure() -> Failure {
     Failure::new(codes::READ_ONLY, "the store is open for reading only")
+        .doing("make its directory writable, or serve it without --read-only")
 }
 
 /// What failures say of times is said with this: the zone of the server, and its present.

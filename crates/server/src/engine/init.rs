@@ -138,6 +138,7 @@ fn must_be_empty(dir: &Path, disk: &dyn Disk) -> Result<(), Failure> {
                 format!("there is a store in {} already: {store}", dir.display()),
             ));
         }
+        Err(error @ manifest::SecretsError::Io { .. }) => return Err(secrets_failure(dir, error)),
         Err(_) => {
             return Err(Failure::new(
                 codes::STORE_EXISTS,

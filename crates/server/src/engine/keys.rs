@@ -128,7 +128,10 @@ pub(super) fn write_key_file(path: &Path, text: &str) -> Result<(), Failure> {
         file.sync_data()?;
         disk.sync_dir("")
     };
-    write().map_err(failed)
+    write().map_err(|error| {
+        let _ = disk.remove(&name); // half a key would be in the way of the next try
+        failed(error)
+    })
 }
 
 /// Takes back what [`write_key_file`] wrote.
@@ -140,9 +143,13 @@ pub(super) fn remove_key_file(path: &Path) {
     }
 }
 
-/// Makes a directory with its parents, closed to others.
+/// Makes a directory, closed to others. Parents that it lacks are made as any program makes them:
+/// a closed /etc/strandline would hide the settings there from the users they are for.
 pub(super) fn make_private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).create(parent)?;
+    }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -178,7 +185,7 @@ fn unread(path: &Path, error: &io::Error) -> Failure {
             format!("there is no key file {}", path.display()),
         );
     }
-    if error.kind() == io::ErrorKind::InvalidInput {
+    if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory) {
         return Failure::new(codes::KEY_MISSING, format!("{} is no key file", path.display()));
     }
     disk_failure(&format!("read the key file {}", path.display()), error)

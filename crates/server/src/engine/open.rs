@@ -1,7 +1,9 @@
 //! Opening a store: lock, key, manifest, log; what is held of it while it runs.
 
 use super::{
-    failures::{disk_failure, log_failure, manifest_failure, record_failure, secrets_failure},
+    failures::{
+        denied_in, disk_failure, log_failure, manifest_failure, record_failure, secrets_failure,
+    },
     keys::{self, KeySource},
 };
 use api::{Failure, codes};
@@ -165,7 +167,7 @@ impl Parts {
         }
         let mode = if read_only { manifest::Mode::Read } else { manifest::Mode::Write(&*chance) };
         let (manifest, records) = Manifest::open(&*disk, &master, facts.store, mode)
-            .map_err(|error| manifest_failure(&error))?;
+            .map_err(|error| denied_in(&path, manifest_failure(&error)))?;
         for repair in manifest.repairs() {
             let done =
                 if repair.healed { "written again from its copy" } else { "its copy is used" };
@@ -193,7 +195,7 @@ impl Parts {
             (false, true) => Mode::AcceptLoss,
         };
         let log = segment_log::open(config, &env, manifest, &records, &others, mode)
-            .map_err(log_failure)?;
+            .map_err(|error| denied_in(&path, log_failure(error)))?;
         let owner = std::fs::metadata(&path).map_or(0, |metadata| metadata.uid());
         let store = Store::new(log, catalogue);
         let held = Held {
@@ -279,7 +281,7 @@ fn lock(path: &Path, disk: &RealDisk, read_only: bool) -> Result<Option<StoreLoc
         Err(LockError::Io(error)) if read_only && error.kind() == io::ErrorKind::NotFound => {
             Ok(None)
         }
-        Err(LockError::Io(error)) => Err(disk_failure("lock the store", &error)),
+        Err(LockError::Io(error)) => Err(denied_in(path, disk_failure("lock the store", &error))),
     }
 }
 

@@ -1,9 +1,10 @@
-//! Who may do what, as far as the first version tells people apart: the owner of the store and root
-//! may do all; members of the socket's group read, write and list; everybody else what `--anyone`
+//! Who may do what, as far as the first version tells people apart: the owner of the store, the user
+//! of this process (who holds the key) and root may do all; members of the socket's group read, write and list; everybody else what `--anyone`
 //! says. The past is for those who may do all, for it holds what was deleted.
 
 use super::running::Engine;
 use api::{Caller, Failure, codes};
+use rustix::process::geteuid;
 use world::{real::groups_of, ring::Peer};
 
 /// What everybody may do.
@@ -37,7 +38,7 @@ impl Engine {
             Some(Anyone::Write) => Level::Write,
         };
         let Peer::Process { uid, gid, pid } = *peer else { return anyone };
-        if uid == 0 || uid == self.held.owner {
+        if self.is_ours(uid) {
             return Level::All;
         }
         let member = self
@@ -50,11 +51,14 @@ impl Engine {
     /// Refuses callers that may not use the control plane. Where a group of administrators is named,
     /// the socket's own mode has let in nobody else.
     pub(super) fn must_manage(&self, who: &Caller) -> Result<(), Failure> {
-        let known = who.uid == 0 || who.uid == self.held.owner;
-        if known || !self.settings.serving || self.settings.admin_group.is_some() {
+        if self.is_ours(who.uid) || !self.settings.serving || self.settings.admin_group.is_some() {
             return Ok(());
         }
         Err(Failure::new(codes::NOT_ALLOWED, format!("user {} may not manage this store", who.uid))
             .doing("ask its owner, or serve with --admin-group"))
+    }
+
+    fn is_ours(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.held.owner || uid == geteuid().as_raw()
     }
 }

@@ -260,9 +260,7 @@ fn absent(past: &Past, it: Attachment, who: &Who) -> Result<Client, Failure> {
         Who::Process { uid, pid, .. } => ("unix".to_owned(), Some(*uid), Some(*pid)),
         Who::Address(text) | Who::Name(text) => (text.escape_debug().to_string(), None, None),
     };
-    let name = pid
-        .and_then(|pid| program_of(i32::try_from(pid).ok()?))
-        .map_or_else(|| who.to_string(), |name| name.escape_debug().to_string());
+    let name = shown_name(who, pid.and_then(|pid| program_of(i32::try_from(pid).ok()?)));
     Ok(Client {
         id: 0,
         volume: api_volume(&volume.name)?,
@@ -280,6 +278,15 @@ fn absent(past: &Past, it: Attachment, who: &Who) -> Result<Client, Failure> {
     })
 }
 
+/// What is shown of a client that went: the number of its process stands beside it.
+fn shown_name(who: &Who, program: Option<String>) -> String {
+    match (who, program) {
+        (_, Some(program)) => program.escape_debug().to_string(),
+        (Who::Process { uid, .. }, None) => format!("uid {uid}"),
+        (Who::Address(_) | Who::Name(_), None) => who.to_string(),
+    }
+}
+
 /// Name, address, user and process of a peer.
 fn describe(peer: &Peer) -> (String, String, Option<u32>, Option<u32>) {
     match *peer {
@@ -290,5 +297,18 @@ fn describe(peer: &Peer) -> (String, String, Option<u32>, Option<u32>) {
         }
         Peer::Address(address) => (address.ip().to_string(), address.to_string(), None, None),
         Peer::Unknown => ("unknown".to_owned(), "unknown".to_owned(), None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_ended_is_numbered_once() {
+        let gone = Who::Process { uid: 1000, pid: 4121, start: 1 };
+        assert_eq!(shown_name(&gone, None), "uid 1000");
+        assert_eq!(shown_name(&gone, Some("qe\nmu".to_owned())), "qe\\nmu");
+        assert_eq!(shown_name(&Who::Address("192.0.2.7".to_owned()), None), "192.0.2.7");
     }
 }

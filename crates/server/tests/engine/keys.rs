@@ -54,9 +54,13 @@ fn what_does_not_open_says_why() {
     let passphrase = KeySource::Passphrase(Zeroizing::new("wrong".to_owned()));
     let failure = code(&place, &OpenOptions { key: passphrase, ..place.options() });
     assert_eq!(failure.code, codes::WRONG_KEY, "the store has no passphrase");
+    let directory = OpenOptions { key: KeySource::File(place.store()), ..place.options() };
+    assert_eq!(code(&place, &directory).code, codes::KEY_MISSING, "a directory is no key file");
     let other = Place::new();
     let foreign = OpenOptions { key: KeySource::File(other.key()), ..place.options() };
-    assert_eq!(code(&place, &foreign).code, codes::WRONG_KEY);
+    let failure = code(&place, &foreign);
+    assert_eq!(failure.code, codes::WRONG_KEY);
+    assert!(failure.to_string().contains("--key-file FILE"), "{failure}");
 
     let house = place.serve();
     let failure = code(&place, &place.options());

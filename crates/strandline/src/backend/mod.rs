@@ -142,6 +142,9 @@ pub fn serve_opened(
         Err(failure) if failure.code == codes::READ_ONLY && !request.writable => {
             open_store(options, &OpenOptions { read_only: true, ..open })?
         }
+        Err(failure) if failure.code == codes::READ_ONLY => {
+            return Err(failure.doing("open it without --rw"));
+        }
         other => other?,
     };
     let usual = if nbd.is_empty() { Some(addresses::usual(&options.store)) } else { None };
