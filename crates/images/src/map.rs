@@ -60,7 +60,7 @@ pub struct Packed {
     pub unit: u32,
     /// Where the extent's first byte is among those.
     pub skip: u32,
-    /// Its table promised more than `len` bytes; the file ends before.
+    /// The file ends with these bytes: input that runs out is the file's fault, not the stream's.
     pub cut: bool,
 }
 

@@ -375,7 +375,8 @@ impl Qcow2 {
         if self.claims.is_damaged(guest) {
             // A stream that the file cuts off lies at its end, where tables may be: that is the fault.
             let size = input.len(self.header.file);
-            let is_cut = matches!(entry.cluster, Cluster::Packed { offset, len } if len > size - offset.min(size));
+            let reaches_end = |offset: u64, len: u64| len >= size - offset.min(size);
+            let is_cut = matches!(entry.cluster, Cluster::Packed { offset, len } if reaches_end(offset, len));
             let class = if is_cut { Class::Truncated } else { Class::Overlap };
             let text = format!("cluster {guest} lies where something else does");
             return whole(corrupt(class, text));
@@ -490,7 +491,7 @@ impl Qcow2 {
             algorithm: if self.header.zstd { Algorithm::Zstd } else { Algorithm::Deflate12 },
             unit: short(cluster),
             skip: short(start % cluster),
-            cut: len > size - offset,
+            cut: len >= size - offset,
         }))
     }
 }

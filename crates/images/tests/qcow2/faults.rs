@@ -298,6 +298,20 @@ fn compressed_clusters_are_just_full_or_damaged() {
 }
 
 #[test]
+fn stream_at_the_very_end_is_truncated() {
+    let mut bytes = good();
+    let at = bytes.len() as u64 - 3;
+    let end = bytes.len();
+    bytes[end - 3..].fill(0); // the beginning of a stored block
+    put_64(&mut bytes, L2, 1 << 62 | at);
+    put_64(&mut bytes, L2 + 24, 0);
+    let folder = Folder::new().with("a.qcow2", bytes);
+    let mut chain = opened(&folder, "a.qcow2").unwrap();
+    let fault = read(&folder, &mut chain, 0..CLUSTER).unwrap_err();
+    assert_eq!(fault.class, Class::Truncated);
+}
+
+#[test]
 fn stream_may_promise_more_than_the_file_has() {
     let stream = deflate(&disk()[..usize::try_from(CLUSTER).unwrap()]);
     let folder = Folder::new().with("a.qcow2", packed(&stream, 200));
