@@ -43,6 +43,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "python3", package: "python3" },
     Tool { name: "python3:cryptography", package: "python3-cryptography" },
     Tool { name: "python3:nbd", package: "python3-libnbd" },
+    Tool { name: "python3:zstandard", package: "python3-zstandard" },
     Tool { name: "qemu-nbd", package: "qemu-utils" },
     Tool { name: "qemu-img", package: "qemu-utils" },
     Tool { name: "qemu-io", package: "qemu-utils" },

@@ -90,9 +90,16 @@ registry! {
     INSTANT_UNWANTED = 2019 "the command takes a volume without an instant";
     CONFIG = 2020 "the configuration file is not understood";
     ADDRESS = 2021 "this is no address to listen at";
+    IMAGE_FORMAT = 2022 "the file is no image of that format";
+    FORMAT_AMBIGUOUS = 2023 "the format of an image must be said";
+    IMAGE_UNSUPPORTED = 2024 "this kind of image is not read";
+    IMAGE_UNFIT = 2025 "the file is nothing that can be an image";
+    IMAGE_UNWRITABLE = 2026 "the disk cannot be written in that format, or not there";
+    TARGET_IS_SOURCE = 2027 "the file to be written is one of those that are read";
 
     NO_STORE = 3001 "there is no store in this directory";
     NO_FILE = 3002 "a file or device that the command names does not exist";
+    NO_IMAGE_PART = 3003 "a file or part that belongs to an image does not exist";
     NO_VOLUME = 3101 "the store has no such volume";
     NO_BRANCH = 3102 "the volume has no such branch";
     NO_INSTANT = 3104 "the volume has no such instant";
@@ -128,6 +135,7 @@ registry! {
     FILE_DENIED = 5006 "the system does not let us use this file";
     MAY_NOT_RESTORE = 5007 "the caller may not restore this volume";
     CUT_OFF = 5008 "the client was detached from this volume";
+    IMAGE_NAME = 5009 "an image names a file that it must not make us open";
 
     SHRINK = 6001 "shrinking needs --shrink";
     REWIND_UNCONFIRMED = 6002 "going back needs a confirmation";
@@ -138,12 +146,16 @@ registry! {
     DEVICE_NOT_EMPTY = 6007 "the device holds data";
     LAST_KEY = 6008 "the last key slot cannot be removed";
     DIRECTION = 6010 "both sides hold writes that the other lacks";
+    PARENT_DIFFERS = 6011 "the parent of an image is not what the image was made over";
+    IMAGE_READ_ONLY = 6012 "the image says that it must not be written";
 
     DAMAGED = 7001 "damaged bytes were met";
     CHECK_FOUND = 7002 "the check found damage";
     PEER_DAMAGED = 7003 "a block differs at the peer after it was written";
     STORE_DAMAGED = 7004 "the store's own records are damaged";
     DISK_ERROR = 7005 "the disk gave an error";
+    IMAGE_DAMAGED = 7006 "an image is damaged";
+    IMAGE_LIMIT = 7007 "an image goes beyond what this program follows";
 
     SERVER_SILENT = 8001 "the server does not answer";
     SERVER_GONE = 8002 "the connection to the server broke";

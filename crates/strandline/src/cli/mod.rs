@@ -4,6 +4,7 @@
 //! known only after parsing.
 
 mod history;
+mod image;
 mod pages;
 mod serve;
 mod store;
@@ -11,6 +12,10 @@ mod vol;
 
 pub use history::{
     CloneArgs, CloseArgs, DiffArgs, LogArgs, LogUnit, MarkVerb, OpenArgs, RestoreArgs, RewindArgs,
+};
+pub use image::{
+    DigestName, GivenFormat, ImageArgs, ImageCheckArgs, ImageConvertArgs, ImageDigestArgs,
+    ImageFormat, ImageInfoArgs, ImageMapArgs, ImageSalvageArgs, ImageStateArgs, ImageVerb,
 };
 pub use pages::{CompletionsArgs, DemoArgs, ManArgs};
 pub use serve::{AckPolicy, AnyoneRight, IoChoice, ServeArgs};
@@ -196,6 +201,9 @@ pub enum Noun {
     Diff(DiffArgs),
     /// Write an instant to a disk or file
     Restore(RestoreArgs),
+    /// Look at, check, read and convert images in other formats; needs no store
+    #[command(subcommand)]
+    Image(ImageVerb),
     /// Show and end clients' sessions
     #[command(subcommand)]
     Session(SessionVerb),

@@ -6,6 +6,7 @@ mod clone;
 mod demo;
 mod diff;
 mod doctor;
+mod image;
 mod key;
 mod log;
 mod mark;
@@ -48,6 +49,7 @@ pub fn run(noun: Noun, context: &mut Context<'_>) -> Result<u8, Stop> {
         Noun::Rewind(args) => rewind::run(&args, context),
         Noun::Diff(args) => diff::run(&args, context),
         Noun::Restore(args) => restore::run(&args, context),
+        Noun::Image(verb) => image::run(verb, context),
         Noun::Session(verb) => session::run(verb, context),
         Noun::Status => status::run(context),
         Noun::Doctor => doctor::run(context),

@@ -1,0 +1,183 @@
+//! `image …`
+
+use super::size;
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Verbs of `image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageVerb {
+    /// Show what an image is, and the images it stands on
+    Info(ImageInfoArgs),
+    /// Look for damage in an image and its parents (exit 1: rules are broken, 7: bytes are lost)
+    Check(ImageCheckArgs),
+    /// Show where the guest's bytes are
+    Map(ImageMapArgs),
+    /// Print digests of the bytes that a guest sees: the same in every format
+    Digest(ImageDigestArgs),
+    /// Write an image in another format
+    Convert(ImageConvertArgs),
+    /// Write what can be read of a damaged image, and list what cannot (exit 7 if anything)
+    Salvage(ImageSalvageArgs),
+}
+
+/// The image that is read.
+#[derive(Clone, Debug, Args)]
+pub struct ImageArgs {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// Its format
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: GivenFormat,
+    /// Format of parents, where the images over them do not state it
+    #[arg(long, value_name = "FORMAT")]
+    pub parent_format: Option<ImageFormat>,
+    /// Look for parents and parts here too; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub search: Vec<PathBuf>,
+    /// Allow block devices, for the image and what it names
+    #[arg(long)]
+    pub devices: bool,
+}
+
+/// The image, and which of its states is read.
+#[derive(Clone, Debug, Args)]
+pub struct ImageStateArgs {
+    #[command(flatten)]
+    pub of: ImageArgs,
+    /// An internal snapshot (name or id) in place of the present state
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+}
+
+/// `image info`
+#[derive(Debug, Args)]
+pub struct ImageInfoArgs {
+    #[command(flatten)]
+    pub of: ImageArgs,
+}
+
+/// `image check`
+#[derive(Debug, Args)]
+pub struct ImageCheckArgs {
+    #[command(flatten)]
+    pub of: ImageArgs,
+    /// Only this image, not those it stands on
+    #[arg(long)]
+    pub alone: bool,
+}
+
+/// `image map`
+#[derive(Debug, Args)]
+pub struct ImageMapArgs {
+    #[command(flatten)]
+    pub state: ImageStateArgs,
+    /// What one image of the chain itself holds: 0 is the one named, 1 its parent
+    #[arg(long, value_name = "N")]
+    pub layer: Option<usize>,
+    /// Begin here
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "0")]
+    pub offset: u64,
+    /// End after this
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub length: Option<u64>,
+}
+
+/// `image digest`
+#[derive(Debug, Args)]
+pub struct ImageDigestArgs {
+    #[command(flatten)]
+    pub state: ImageStateArgs,
+    /// How; may be repeated
+    #[arg(long, short, value_name = "NAME", default_value = "sha256")]
+    pub algorithm: Vec<DigestName>,
+}
+
+/// `image convert`
+#[derive(Debug, Args)]
+pub struct ImageConvertArgs {
+    #[command(flatten)]
+    pub state: ImageStateArgs,
+    /// The file or device to write; - for stdout
+    #[arg(value_name = "OUT|-")]
+    pub out: PathBuf,
+    /// Format of what is written; that of OUT's suffix when absent
+    #[arg(long, value_name = "FORMAT")]
+    pub to: Option<ImageFormat>,
+    /// Kind within that format: qcow2 plain, zlib, zstd; VHD and VHDX dynamic, fixed; VDI dynamic,
+    /// static; VMDK sparse, flat, streamOptimized
+    #[arg(long, value_name = "KIND")]
+    pub subformat: Option<String>,
+    /// Write over a file, or a device that holds data
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `image salvage`
+#[derive(Debug, Args)]
+pub struct ImageSalvageArgs {
+    #[command(flatten)]
+    pub state: ImageStateArgs,
+    /// The raw disk to write: a file or device
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// List what could not be read here, as GNU ddrescue does
+    #[arg(long, value_name = "FILE")]
+    pub map: PathBuf,
+    /// Write over files, or a device that holds data
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// A format of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImageFormat {
+    /// The guest's bytes and nothing else
+    Raw,
+    /// QEMU
+    Qcow2,
+    /// Virtual PC, Hyper-V before 2012, Azure
+    #[value(alias = "vpc")]
+    Vhd,
+    /// Hyper-V
+    Vhdx,
+    /// VMware
+    Vmdk,
+    /// VirtualBox
+    Vdi,
+}
+
+/// A format as it is told, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GivenFormat {
+    /// Found out from the file, and asked for where a guest could have written what decides
+    Auto,
+    /// The guest's bytes and nothing else
+    Raw,
+    /// QEMU
+    Qcow2,
+    /// Virtual PC, Hyper-V before 2012, Azure
+    #[value(alias = "vpc")]
+    Vhd,
+    /// Hyper-V
+    Vhdx,
+    /// VMware
+    Vmdk,
+    /// VirtualBox
+    Vdi,
+}
+
+/// A digest's algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DigestName {
+    /// SHA-256 of all bytes
+    Sha256,
+    /// BLAKE3 of all bytes
+    Blake3,
+    /// MD5 of all bytes, for lists that have nothing else
+    Md5,
+    /// SHA-256 over the offset (8 bytes, little endian) and the bytes of each 64 KiB page that holds
+    /// a byte other than zero: soon done for large disks that hold little
+    Sha256Pages,
+}
