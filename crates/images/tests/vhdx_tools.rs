@@ -15,8 +15,9 @@ use std::{
 };
 
 use images::{
-    Format,
+    Class, Format, OpenOptions,
     layout::{Content, Held, ParentPlan, Plan},
+    testing::{Folder, open, read_all},
     vhdx::write::{Allocation, VhdxOptions, identity, layout},
 };
 
@@ -144,6 +145,44 @@ fn qemu_writes_to_what_is_written() {
     assert!(!written.contains("failed"), "{written}");
     let checked = good(&run("qemu-img", &["check", "-f", "vhdx", &image]));
     assert!(checked.contains("No errors were found"), "{checked}");
+}
+
+#[test]
+fn log_that_qemu_wrote_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.vhdx").to_str().unwrap().to_owned();
+    good(&run("qemu-img", &["create", "-f", "vhdx", "-o", "block_size=1M", &image, "8M"]));
+    let written = ["-f", "vhdx", "-c", "write -P 7 1M 64k", "-c", "write -P 8 5M 64k", &image];
+    good(&run("qemu-io", &written));
+    // QEMU gives each entry a GUID of its own, and takes it out of the headers as soon as the entry's
+    // pages are in their place. Back to before: the last entry's GUID is there, its page is not.
+    let mut bytes = fs::read(&image).unwrap();
+    let find = |from: usize, to: usize, what: &[u8]| {
+        from + bytes[from..to].windows(what.len()).position(|bytes| bytes == what).unwrap()
+    };
+    let region = find(192 << 10, 256 << 10, b"\x66\x77\xc2\x2d\x23\xf6\x00\x42");
+    let bat = u64::from_le_bytes(bytes[region + 16..region + 24].try_into().unwrap());
+    let mut sectors = (1 << 20..2 << 20).step_by(4096).rev();
+    let entry = sectors.find(|at: &usize| bytes[*at..].starts_with(b"loge")).unwrap();
+    let guid = bytes[entry + 32..entry + 48].to_vec();
+    assert!(bytes[index(bat)..index(bat) + 4096].iter().any(|byte| *byte != 0));
+    bytes[index(bat)..index(bat) + 4096].fill(0);
+    for header in [64 << 10, 128 << 10] {
+        let header = &mut bytes[header..header + 4096];
+        header[48..64].copy_from_slice(&guid);
+        header[4..8].fill(0);
+        let sum = crc32c::crc32c(header);
+        header[4..8].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    let folder = Folder::new().with("image.vhdx", bytes);
+    let mut chain = open(&folder, "image.vhdx", OpenOptions::default()).unwrap();
+    let notes = chain.layers()[0].notes();
+    assert!(notes.iter().any(|note| note.class == Class::Unclean), "{notes:?}");
+    let mut guest = vec![0; 8 << 20];
+    guest[1 << 20..][..64 << 10].fill(7);
+    guest[5 << 20..][..64 << 10].fill(8);
+    assert!(read_all(&folder, &mut chain).unwrap() == guest, "other bytes");
 }
 
 /// Prints the guest's bytes of an image, whose parents follow it.

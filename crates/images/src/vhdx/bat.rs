@@ -32,7 +32,7 @@ const PAGE: u64 = 64 << 10;
 /// Bits of an entry's index and of its place in MiB, where both are packed in 64 bits.
 const INDEX_BITS: u32 = 22;
 
-/// Files from this length on are refused, so that places in MiB have 42 bits.
+/// Longer files are refused, their log replayed too, so that places in MiB have 42 bits.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 62;
 
 /// How a disk is cut into blocks, and their order in the table.

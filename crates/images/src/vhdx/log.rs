@@ -21,6 +21,7 @@ use crate::{
 };
 
 use super::{
+    bat::FILE_BYTES_MAX,
     head::{HEADERS_END, Header},
     overlay::{Overlay, PAGE},
 };
@@ -87,7 +88,7 @@ pub(super) fn replay(file: FileId, len: u64, header: &Header, log: &[u8]) -> Res
         );
         return Err(fault(Class::Truncated, header.log_at, text));
     }
-    if head.last > limits::VIRTUAL_BYTES_MAX {
+    if head.last > FILE_BYTES_MAX {
         let text = format!("log entry {} wants a file of {} bytes", head.sequence, head.last);
         return Err(fault(Class::LogCorrupt, header.log_at, text));
     }

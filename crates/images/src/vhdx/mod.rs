@@ -69,7 +69,7 @@ pub(crate) fn open(request: &Request<'_>, input: &Input) -> Result<Box<dyn Image
         let text = format!("a VHDX image has no snapshot {name:?}");
         return Err(Fault::new(Class::MissingPart, Part::Snapshots, file, text).into());
     }
-    if input.len(file) >= bat::FILE_BYTES_MAX {
+    if input.len(file) > bat::FILE_BYTES_MAX {
         let text = format!("a file of {} bytes", input.len(file));
         return Err(Fault::new(Class::Limit, Part::Header, file, text).into());
     }
