@@ -243,7 +243,7 @@ impl Grains {
             }
             (offset + MARKER, len)
         } else {
-            (offset, len_max.min(input.len(file).saturating_sub(offset)))
+            (offset, len_max)
         };
         let there = input.len(file).saturating_sub(offset).min(len);
         let mut packed = Packed {

@@ -149,6 +149,9 @@ fn open_separate(file: FileId, input: &Input) -> Result<Vmdk, Stop> {
     // Bytes of files and who has them: of a sparse extent all, of the descriptor too.
     let mut taken = vec![(file, 0, u64::MAX, 0)];
     for (line, index) in descriptor.extents.iter().zip(0_u32..) {
+        if index == EAGER {
+            ask_for_next(&descriptor.extents, file, input)?;
+        }
         let store = match line.kind {
             ExtentKind::Zero => Store::Zero,
             kind => {
@@ -176,6 +179,28 @@ fn open_separate(file: FileId, input: &Input) -> Result<Vmdk, Stop> {
     }
     apart(taken, file)?;
     Ok(image)
+}
+
+/// Asks for the next file of a long list. Files are asked for in order, so those that were are found
+/// by halves: going through all of them for each one more takes minutes where there are thousands.
+fn ask_for_next(lines: &[ExtentLine], from: FileId, input: &Input) -> Result<(), Stop> {
+    let (mut known, mut past) = (0, lines.len());
+    while known < past {
+        let middle = usize::midpoint(known, past);
+        let is_known = match &lines[middle] {
+            line if line.kind == ExtentKind::Zero => true,
+            line => match open_extent(line, from, input) {
+                Ok(_) => true,
+                Err(Stop::Fault(fault)) => return Err(fault.into()),
+                Err(_) => false,
+            },
+        };
+        if is_known { known = middle + 1 } else { past = middle }
+    }
+    match lines.get(known) {
+        Some(line) => open_extent(line, from, input).map(|_| ()),
+        None => Ok(()),
+    }
 }
 
 /// The file of an extent, opened.

@@ -383,6 +383,27 @@ fn late_extent_with_a_bad_header_damages_its_own_range() {
 }
 
 #[test]
+fn long_lists_of_extents_are_asked_for_to_the_end() {
+    for (missing, class) in [(None, None), (Some(66), Some(Class::ExtentMissing))] {
+        let lines: Vec<String> = (0..200)
+            .map(|n| format!("RW 1 FLAT \"{n}\"\nRW 1 ZERO\nRW 1 FLAT \"0\" {}", n + 1))
+            .collect();
+        let text = descriptor(5, None, "custom", &lines.join("\n"));
+        let mut folder = Folder::new().with("d.vmdk", text);
+        for number in (0..200_u8).filter(|number| Some(*number) != missing) {
+            folder = folder.with(&number.to_string(), vec![number; 512 * 201]);
+        }
+        let disk = whole(&folder, "d.vmdk");
+        let fault = disk.as_ref().err().map(|fault| fault.class);
+        assert_eq!(fault, class);
+        if let Ok(disk) = disk {
+            let firsts = disk.chunks(512).step_by(3).map(|sector| sector[0]);
+            assert!(firsts.eq(0..200), "each file is where its line is");
+        }
+    }
+}
+
+#[test]
 fn extent_alone_is_no_image() {
     for magic in [&b"COWD"[..], &super::header::SE] {
         let mut bytes = magic.to_vec();
