@@ -7,8 +7,9 @@ use crate::bytes::wide;
 /// Bytes of a page: the unit of a log's changes.
 pub(super) const PAGE: u64 = 4096;
 
-/// Runs that an overlay keeps: about 64 MiB, their bytes left out.
-const RUNS_MAX: usize = 1 << 20;
+/// Runs that an overlay keeps: about 16 MiB, their bytes left out. A log of 1 MiB, as programs make
+/// them, has room for an eighth of that.
+const RUNS_MAX: usize = 1 << 18;
 
 /// Changes of a file, the last of each byte. Starts and lengths are multiples of [`PAGE`].
 #[derive(Debug, Default)]
@@ -121,6 +122,16 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+
+    #[test]
+    fn overlay_is_bounded() {
+        let mut overlay = Overlay::default();
+        for run in 0..wide(RUNS_MAX) {
+            assert_eq!(overlay.zero(run * 2 * PAGE, PAGE), Ok(()));
+        }
+        assert_eq!(overlay.zero(0, PAGE), Ok(()));
+        assert_eq!(overlay.zero(wide(RUNS_MAX) * 2 * PAGE, PAGE), Err(Full));
+    }
 
     proptest! {
         #[test]
