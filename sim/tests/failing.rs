@@ -111,4 +111,12 @@ fn a_small_disk_takes_long_writes_as_far_as_it_has_room() {
         "refused while there is room: {free_bytes} bytes are free"
     );
     assert!(fits(4096), "one block finds room in the log");
+    assert_eq!(machine.store.log().trouble(), Some("No space left on device"));
+    place.disk.set_capacity_bytes(None);
+    place.clock.advance(2_000_000_000);
+    let view = machine.view(branch, None);
+    let bytes = vec![7; 16 << 20];
+    let command = Command::Write { offset_bytes: 0, data: Payload::Borrowed(&bytes), fua: false };
+    assert!(matches!(machine.ask(view, ClientId(1), command), Ok(Answer::Written(_))));
+    assert_eq!(machine.store.log().trouble(), None, "there is room again");
 }

@@ -20,7 +20,11 @@ use crate::{
 };
 use history_index::{Index, IndexSnapshot, MemoryRun, PageCache, Run, Source, pick_merge};
 use manifest::Manifest;
-use std::{collections::VecDeque, io, mem, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io, mem,
+    sync::Arc,
+};
 use units::{FileId, RunId};
 
 pub use crate::work::PreparedBulk;
@@ -62,12 +66,25 @@ pub struct Background {
     bulk_made: Making,
     /// After a job failed: boot time before which none is begun.
     paused_until_ns: u64,
-    /// The last job that failed, for who looks at the store.
-    pub(crate) trouble: Option<String>,
+    /// Why jobs failed of which none has gone well since, for who looks at the store.
+    pub(crate) troubles: BTreeMap<Chore, String>,
     /// What could not be had when the store was opened.
     damage: Vec<String>,
     /// Runs that cannot be read in full, found when they were to be merged.
     unmergeable: Vec<RunId>,
+}
+
+/// What may fail and go well later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Chore {
+    /// Making files to write to.
+    MakeFiles,
+    /// Indexing and packing full segments.
+    Pack,
+    /// Merging runs.
+    Merge,
+    /// Writing the manifest anew.
+    Rewrite,
 }
 
 /// How files of a kind could be made of late.
@@ -123,7 +140,7 @@ impl Background {
             segments_made: Making::default(),
             bulk_made: Making::default(),
             paused_until_ns: 0,
-            trouble: None,
+            troubles: BTreeMap::new(),
             damage: Vec::new(),
             unmergeable: Vec::new(),
         }
@@ -131,7 +148,6 @@ impl Background {
 
     /// What could not be had when the store was opened.
     pub(crate) fn found_damaged(&mut self, damage: Vec<String>) {
-        self.trouble = damage.last().cloned().or(self.trouble.take());
         self.damage = damage;
     }
 
@@ -262,7 +278,7 @@ impl Background {
     /// A file could not be made. A few failures for another reason than want of room are borne: it is
     /// tried again at once, and who needs it waits.
     fn refuse(&mut self, error: &io::Error, mut making: Making) -> Making {
-        self.trouble = Some(error.to_string());
+        self.troubles.insert(Chore::MakeFiles, error.to_string());
         let now_ns = self.env.clock.boot_ns();
         if is_no_room(error) {
             making.refused = Some((now_ns, Room::Full));
@@ -306,9 +322,10 @@ impl Log {
             .with(open.unwrap_or_default().into_iter().map(Source::Memory))
     }
 
-    /// The last background job that failed.
+    /// Why a background job failed, if none of its kind has gone well since.
     pub fn trouble(&self) -> Option<&str> {
-        self.background.trouble.as_deref()
+        let now = self.background.troubles.values().next();
+        now.or(self.background.damage.last()).map(String::as_str)
     }
 
     /// What could not be had when the store was opened: runs and bulk files, one text for each.
@@ -420,6 +437,7 @@ impl Log {
                 self.background.segment = match result {
                     Ok(next) => {
                         self.background.segments_made = Making::default();
+                        self.background.troubles.remove(&Chore::MakeFiles);
                         Prepared::Ready(next)
                     }
                     Err(error) => {
@@ -436,6 +454,7 @@ impl Log {
                 self.background.bulk = match result {
                     Ok(next) => {
                         self.background.bulk_made = Making::default();
+                        self.background.troubles.remove(&Chore::MakeFiles);
                         Prepared::Ready(*next)
                     }
                     Err(error) => {
@@ -464,7 +483,7 @@ impl Log {
                 Ok(run) => self.record_merged(run, inputs),
                 Err(error) => {
                     self.background.merging = false;
-                    self.background.trouble = Some(error.to_string());
+                    self.background.troubles.insert(Chore::Merge, error.to_string());
                     if let WorkError::Index(error) = &error {
                         // Damaged, it would fail each merge to come: it stays as it is.
                         let bad = inputs.into_iter().filter(|run| run_path(*run) == error.path());
@@ -495,7 +514,7 @@ impl Log {
     /// The segment stays as it is and is tried again later.
     fn background_failed(&mut self, segment: FileId, error: &WorkError) {
         self.background.packing = false;
-        self.background.trouble = Some(error.to_string());
+        self.background.troubles.insert(Chore::Pack, error.to_string());
         self.background.paused_until_ns = self.env.clock.boot_ns() + RETRY_NS;
         if let Some(full) = self.full.iter_mut().find(|full| full.cells.id == segment) {
             full.busy = false;
@@ -547,12 +566,14 @@ impl Log {
             }
             Then::Sealed { segment, run } => {
                 self.background.packing = false;
+                self.background.troubles.remove(&Chore::Pack);
                 self.background.index.replace(Source::File(run));
                 self.leave(segment);
                 self.merge_next();
             }
             Then::Packed { segment, packed } => {
                 self.background.packing = false;
+                self.background.troubles.remove(&Chore::Pack);
                 self.background.index.replace(Source::File(packed.run));
                 if let Some(pack) = packed.pack {
                     self.files.insert(pack);
@@ -563,6 +584,7 @@ impl Log {
             }
             Then::Merged { run, old } => {
                 self.background.merging = false;
+                self.background.troubles.remove(&Chore::Merge);
                 self.background.index.replace(Source::File(run));
                 let paths = old.into_iter().map(run_path).collect();
                 self.background.push(Task::Remove { paths });

@@ -6,7 +6,7 @@
 //! the state once they are durable; a snapshot is taken while none is on its way.
 
 use crate::{
-    background::{Background, Moves},
+    background::{Background, Chore, Moves},
     log::Log,
     state::Fact,
     terms::{Config, Event},
@@ -137,6 +137,7 @@ impl Log {
         let done = recorder.queue.pop_front()?;
         if done.how == How::Rewrite {
             recorder.rewritten_bytes = ended.bytes;
+            self.background.troubles.remove(&Chore::Rewrite);
         }
         let Some(error) = ended.error else {
             for fact in &done.facts {
@@ -147,7 +148,7 @@ impl Log {
             return moves;
         };
         if ended.usable && done.how == How::Rewrite {
-            self.background.trouble = Some(error); // a snapshot that found no room
+            self.background.troubles.insert(Chore::Rewrite, error); // a snapshot that found no room
         } else {
             self.take_no_more("writing the manifest", &io::Error::other(error));
         }

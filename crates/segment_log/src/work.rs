@@ -250,7 +250,7 @@ pub fn run_path(run: RunId) -> String {
 }
 
 fn no_room() -> io::Error {
-    io::Error::from(io::ErrorKind::StorageFull)
+    io::Error::new(io::ErrorKind::StorageFull, "No space left on device")
 }
 
 impl NewSegment {
