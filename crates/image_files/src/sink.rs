@@ -206,7 +206,7 @@ mod tests {
         bytes[3 * 4096 - 1] = 1;
         assert_eq!(runs(0, &bytes), [(4096, 2 * 4096)]);
         // Blocks are those of the file: here the first of them ends after 512 bytes.
-        assert_eq!(runs(4096 - 512, &bytes), [(512, 3 * 4096)]);
+        assert_eq!(runs(4096 - 512, &bytes), [(512, 4096), (2 * 4096 + 512, 4096)]);
         bytes[5 * 4096 - 1] = 1;
         assert_eq!(runs(0, &bytes), [(4096, 2 * 4096), (4 * 4096, 4096)]);
         assert_eq!(runs(1, &[1]), [(0, 1)]);

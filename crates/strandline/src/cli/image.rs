@@ -66,6 +66,9 @@ pub struct ImageCheckArgs {
     /// Only this image, not those it stands on
     #[arg(long)]
     pub alone: bool,
+    /// Read, and unpack, all that the guest can see, too
+    #[arg(long, conflicts_with = "alone")]
+    pub data: bool,
 }
 
 /// `image map`

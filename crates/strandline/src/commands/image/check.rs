@@ -2,14 +2,18 @@
 //!
 //! Exit 1 where rules are broken and every byte is still known, 7 where bytes are lost or in doubt.
 
-use super::{failure, fault_json, how, no_pipe};
+use super::{
+    INTERRUPTED, failure, fault_json, how, no_pipe,
+    salvage::{bad_json, say_bad},
+    watched,
+};
 use crate::{
     cli::ImageCheckArgs,
     context::Context,
     out::{Cell, Output, Stop, Table},
 };
 use api::{Failure, Kind, amounts::count_text, codes};
-use image_files::{Disk, Error, OpenDisk};
+use image_files::{BadRange, Disk, Error, OpenDisk};
 use images::{Fault, Purpose, Report, Severity, Trouble};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -43,15 +47,25 @@ pub(super) fn run(args: &ImageCheckArgs, context: &mut Context<'_>) -> Result<u8
         // What lies below cannot be opened; the image itself may be.
         disk = Disk::open(image, &alone(args)).ok();
     }
+    let mut lost = Vec::new();
     if let Some(disk) = &mut disk {
-        walk(disk, &mut found, &mut counted).map_err(|error| failure(error, image))?;
+        let told = |error| failure(error, image);
+        walk(disk, &mut found, &mut counted).map_err(told)?;
+        if args.data {
+            let (quiet, size) = (context.out.quiet || context.out.json, disk.virtual_size());
+            let read =
+                watched(&context.global, quiet, "reading", size, |watch| disk.unreadable(watch));
+            let Some(bad) = read.map_err(told)? else { return Ok(INTERRUPTED) };
+            lost = bad;
+        }
     }
     found.sort_by(|one, other| {
         (one.fault.layer, other.severity).cmp(&(other.fault.layer, one.severity))
     });
-    say(image, &found, &counted, context.out)?;
-    let worst = found.iter().map(|found| found.severity).max();
-    let count = found.iter().filter(|found| found.severity > Severity::Note).count();
+    say(image, (&found, &counted, &lost), context.out)?;
+    let of_data = (!lost.is_empty()).then_some(Severity::Error);
+    let worst = found.iter().map(|found| found.severity).chain(of_data).max();
+    let count = lost.len() + found.iter().filter(|found| found.severity > Severity::Note).count();
     let (code, what) = match worst {
         Some(Severity::Error) => (codes::IMAGE_DAMAGED, "damage was found"),
         Some(Severity::Warning) => (codes::NO, "rules of the format are broken, no byte is lost"),
@@ -133,7 +147,11 @@ fn add(found: &mut Vec<Found>, new: Found) {
     }
 }
 
-fn say(image: &Path, found: &[Found], counted: &[Counted], out: &mut Output) -> Result<(), Stop> {
+fn say(
+    image: &Path,
+    (found, counted, lost): (&[Found], &[Counted], &[BadRange]),
+    out: &mut Output,
+) -> Result<(), Stop> {
     if out.json {
         let findings = found.iter().map(|found| {
             let mut fault = fault_json(&found.fault, &found.path);
@@ -156,6 +174,7 @@ fn say(image: &Path, found: &[Found], counted: &[Counted], out: &mut Output) -> 
             "file": image.to_string_lossy(),
             "findings": findings.collect::<Vec<_>>(),
             "checked": checked.collect::<Vec<_>>(),
+            "unreadable": lost.iter().map(bad_json).collect::<Vec<_>>(),
         }));
     }
     let mut table = Table::new(["SEVERITY", "CLASS", "PART", "FILE", "AT", "WHAT"]);
@@ -172,6 +191,7 @@ fn say(image: &Path, found: &[Found], counted: &[Counted], out: &mut Output) -> 
     if !found.is_empty() {
         out.table(&table)?;
     }
+    say_bad(lost, out)?;
     for Counted { path, report } in counted {
         let count = |number, what| format!("{} {what}", count_text(number));
         out.aside(&format!(

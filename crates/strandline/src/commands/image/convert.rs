@@ -124,7 +124,7 @@ fn say(
     }
     context.out.line(&format!("converted {what} to {to}"))?;
     let (written, length) = (size_text(converted.written_bytes), size_text(converted.length_bytes));
-    context.out.aside(&format!("  {written} written, the rest of {length} is holes"))?;
+    context.out.aside(&format!("  {written} of {length} written, the rest is zeroes"))?;
     Ok(0)
 }
 

@@ -32,7 +32,9 @@ pub(super) fn run(args: &ImageInfoArgs, context: &mut Context<'_>) -> Result<u8,
         Some(Ok(whole)) => say_chain(&whole, context.out)?,
         Some(Err(error)) => {
             let Failure { message, .. } = failure(error, image);
-            context.out.line(&format!("parent      not opened: {message}"))?;
+            let mut table = Table::facts();
+            table.fact("not opened", Cell::text(message));
+            context.out.table(&table)?;
         }
         None => {}
     }

@@ -7,14 +7,14 @@ use super::{INTERRUPTED, failure, how, no_pipe, watched};
 use crate::{
     cli::ImageSalvageArgs,
     context::Context,
-    out::{Cell, Stop, Table},
+    out::{Cell, Output, Stop, Table},
 };
 use api::{Failure, Kind, amounts::size_text, codes};
-use image_files::{Disk, Error, OpenDisk, Salvaged, write_list};
+use image_files::{BadRange, Disk, Error, OpenDisk, Salvaged, write_list};
 use images::{Purpose, Trouble};
 use serde_json::json;
 
-/// Bad ranges that are printed; the list has all of them.
+/// Bad ranges that are printed; the list of a salvage has all of them.
 const SHOWN_MAX: usize = 20;
 
 pub(super) fn run(args: &ImageSalvageArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
@@ -80,32 +80,18 @@ fn say(
 ) -> Result<u8, Stop> {
     let (bad, size) = (salvaged.bad_bytes(), salvaged.virtual_size);
     if context.out.json {
-        let ranges = salvaged
-            .bad
-            .iter()
-            .map(|range| json!({ "offset": range.start, "length": range.len, "why": range.why }));
         context.out.document(&json!({
             "schema": "image.salvage/1",
             "file": args.out.to_string_lossy(),
             "map": args.map.to_string_lossy(),
             "size": size,
-            "bad": ranges.collect::<Vec<_>>(),
+            "bad": salvaged.bad.iter().map(bad_json).collect::<Vec<_>>(),
             "bad_bytes": bad,
             "written": salvaged.written_bytes,
         }))?;
         return Ok(if bad == 0 { 0 } else { Kind::Damaged.exit() });
     }
-    let mut table = Table::new(["OFFSET", "LENGTH", "WHY"]);
-    for range in salvaged.bad.iter().take(SHOWN_MAX) {
-        table.row([Cell::count(range.start), Cell::count(range.len), Cell::text(&range.why)]);
-    }
-    if bad > 0 {
-        context.out.table(&table)?;
-    }
-    if salvaged.bad.len() > SHOWN_MAX {
-        let more = salvaged.bad.len() - SHOWN_MAX;
-        context.out.aside(&format!("and {more} more, see {}", args.map.display()))?;
-    }
+    say_bad(&salvaged.bad, context.out)?;
     let (saved, out) = (size_text(size - bad), args.out.display());
     context.out.line(&format!("saved {saved} of {} to {out}", size_text(size)))?;
     if bad == 0 {
@@ -114,4 +100,25 @@ fn say(
     let text = format!("{} could not be read, and are zeroes in {out}", size_text(bad));
     let list = format!("the ranges are in {}", args.map.display());
     Err(Failure::new(codes::IMAGE_DAMAGED, text).doing(list).into())
+}
+
+/// A bad range as JSON.
+pub(super) fn bad_json(range: &BadRange) -> serde_json::Value {
+    json!({ "offset": range.start, "length": range.len, "why": range.why })
+}
+
+/// The first bad ranges as a table.
+pub(super) fn say_bad(bad: &[BadRange], out: &mut Output) -> Result<(), Stop> {
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(["OFFSET", "LENGTH", "WHY"]);
+    for range in bad.iter().take(SHOWN_MAX) {
+        table.row([Cell::count(range.start), Cell::count(range.len), Cell::text(&range.why)]);
+    }
+    out.table(&table)?;
+    if bad.len() > SHOWN_MAX {
+        out.aside(&format!("and {} more bad ranges", bad.len() - SHOWN_MAX))?;
+    }
+    Ok(())
 }

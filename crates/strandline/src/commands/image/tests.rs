@@ -179,4 +179,7 @@ fn a_salvage_saves_what_is_good_and_lists_the_rest() {
     let list = String::from_utf8(get(&bad)).expect("text");
     assert!(list.ends_with("0x00080000  0x00010000  -\n0x00090000  0x00070000  +\n"), "{list}");
     assert_eq!(image(&["check", &there]).exit, 7);
+    let ran = image(&["check", &there, "--data", "--json"]);
+    let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((ran.exit, &document["unreadable"][0]["offset"]), (7, &(512 << 10).into()));
 }
