@@ -81,7 +81,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// With both bytes at hand the verdict is exact; from digests alone it is exact or "unknown".
     #[test]
