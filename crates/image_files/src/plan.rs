@@ -120,7 +120,9 @@ mod tests {
 
     fn held(max: usize, ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {
         let mut all = Ranges { max, ..Ranges::new(1 << 30) };
-        ranges.iter().for_each(|(start, end)| all.add(*start, *end));
+        for (start, end) in ranges {
+            all.add(*start, *end);
+        }
         all.held.iter().map(|held| (held.start, held.start + held.len)).collect()
     }
 

@@ -259,7 +259,8 @@ mod tests {
         }
         let salvaged = Salvaged { virtual_size: 1 << 20, bad, written_bytes: 0 };
         assert_eq!(salvaged.bad_bytes(), 1536);
-        let lines: Vec<&str> = salvaged.map_file().leak().lines().skip(4).collect();
+        let text = salvaged.map_file();
+        let lines: Vec<&str> = text.lines().skip(4).collect();
         assert_eq!(
             lines,
             [

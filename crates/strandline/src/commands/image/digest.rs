@@ -14,7 +14,7 @@ pub(super) fn run(args: &ImageDigestArgs, context: &mut Context<'_>) -> Result<u
     no_pipe(image)?;
     let mut disk = open(&args.state)?;
     let size = disk.virtual_size();
-    let mut algorithms: Vec<Algorithm> = args.algorithm.iter().map(algorithm).collect();
+    let mut algorithms: Vec<Algorithm> = args.algorithm.iter().copied().map(algorithm).collect();
     algorithms.dedup();
     let ended = watched(&context.global, context.out.quiet, "digesting", size, |watch| {
         disk.digest(&algorithms, watch)
@@ -48,7 +48,7 @@ pub(super) fn run(args: &ImageDigestArgs, context: &mut Context<'_>) -> Result<u
     Ok(0)
 }
 
-fn algorithm(name: &DigestName) -> Algorithm {
+fn algorithm(name: DigestName) -> Algorithm {
     match name {
         DigestName::Sha256 => Algorithm::Sha256,
         DigestName::Blake3 => Algorithm::Blake3,

@@ -18,10 +18,8 @@ pub(super) fn run(args: &ImageInfoArgs, context: &mut Context<'_>) -> Result<u8,
     let alone = OpenDisk { purpose: Purpose::Inspect, ..how.clone() };
     let disk = Disk::open(image, &alone).map_err(|error| failure(error, image))?;
     // What lies below is shown where it can be opened; that it cannot is a fact, too.
-    let below = match disk.chain().layers()[0].facts().parent {
-        Some(_) => Some(Disk::open(image, &how)),
-        None => None,
-    };
+    let has_parent = disk.chain().layers()[0].facts().parent.is_some();
+    let below = has_parent.then(|| Disk::open(image, &how));
     if context.out.json {
         context.out.document(&document(&disk, below.as_ref()))?;
         return Ok(0);
