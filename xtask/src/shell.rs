@@ -44,6 +44,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "python3:cryptography", package: "python3-cryptography" },
     Tool { name: "python3:nbd", package: "python3-libnbd" },
     Tool { name: "python3:zstandard", package: "python3-zstandard" },
+    Tool { name: "python3:pyvhdi", package: "python3-libvhdi" },
+    Tool { name: "python3:pyvmdk", package: "python3-libvmdk" },
     Tool { name: "qemu-nbd", package: "qemu-utils" },
     Tool { name: "qemu-img", package: "qemu-utils" },
     Tool { name: "qemu-io", package: "qemu-utils" },

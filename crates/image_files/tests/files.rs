@@ -11,7 +11,7 @@ use std::{
 use image_files::{Algorithm, Conversion, Disk, Error, OpenDisk, Target, Watch};
 use images::{
     Class, Format, Identity,
-    layout::{Content, Held, ParentPlan, Plan},
+    layout::{Held, ParentPlan, Plan},
     qcow2::write::{Qcow2Options, layout},
 };
 use proptest::prelude::*;
@@ -29,17 +29,8 @@ fn child(path: &Path, fill: u8) {
     let held = vec![Held { start: 0, len: 65_536, zero: false }];
     let plan = Plan { virtual_size: SIZE, held, parent: Some(parent), seed: [1; 32], made_s: 1 };
     let files = layout(&plan, &Qcow2Options::default()).expect("writable");
-    let (file, mut bytes) = (&files[0].layout, Vec::new());
-    while (bytes.len() as u64) < file.len() {
-        for piece in file.pieces(bytes.len() as u64..file.len()) {
-            let len = bytes.len() + usize::try_from(piece.len).expect("small");
-            match piece.content {
-                Content::Table(table) => bytes.extend(table),
-                Content::Guest(_) => bytes.resize(len, fill),
-                Content::Zero => bytes.resize(len, 0),
-            }
-        }
-    }
+    let guest = vec![fill; 65_536];
+    let bytes = images::testing::render(&*files[0].layout, &guest, u64::MAX);
     fs::write(path, bytes).expect("written");
 }
 

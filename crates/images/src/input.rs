@@ -5,6 +5,8 @@
 //! and runs the parser again: what it asked before is then answered at once. Bytes are held until the
 //! parser reports progress, at most [`limits::HELD_BYTES_MAX`] of them.
 
+use std::collections::HashMap;
+
 use crate::{
     Class, Fault, Part,
     bytes::{narrow, wide},
@@ -39,7 +41,7 @@ pub enum Role {
 }
 
 /// A question about other files than those opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {
     /// Open a file for reading.
     Open {
@@ -56,7 +58,7 @@ pub enum Ask {
 }
 
 /// Which files of a folder are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FolderQuery {
     /// A file in the folder, not listed itself.
     pub beside: FileId,
@@ -132,8 +134,9 @@ impl From<Fault> for Stop {
 /// What is known of the files of a chain: their lengths, answers, and the bytes in hand.
 #[derive(Debug, Default)]
 pub struct Input {
-    files: Vec<(FileId, u64)>,
-    answers: Vec<(Ask, Answer)>,
+    files: HashMap<FileId, u64>,
+    /// A list of thousands of extents asks for each again whenever it is gone through.
+    answers: HashMap<Ask, Answer>,
     held: Vec<(Need, Vec<u8>)>,
     held_bytes: usize,
     asked: Option<Stop>,
@@ -142,13 +145,12 @@ pub struct Input {
 impl Input {
     /// An input that knows one file.
     pub fn new(file: FileId, len: u64) -> Self {
-        Self { files: vec![(file, len)], ..Self::default() }
+        Self { files: HashMap::from([(file, len)]), ..Self::default() }
     }
 
     /// Length of a file in bytes, as it was told when the file was opened.
     pub fn len(&self, file: FileId) -> u64 {
-        let known = self.files.iter().find(|(id, _)| *id == file);
-        known.map(|(_, len)| *len).expect("files are known by the answer that opened them")
+        *self.files.get(&file).expect("files are known by the answer that opened them")
     }
 
     /// Whether `len` bytes from `offset` on lie in the file.
@@ -196,9 +198,9 @@ impl Input {
     /// Opens another file: its number, or `None` if it is missing; a refusal is its text.
     pub fn file(&self, from: FileId, role: Role, name: &FileName) -> Result<Opened, Stop> {
         let ask = Ask::Open { from, role, name: name.clone() };
-        match self.answers.iter().find(|(asked, _)| *asked == ask) {
-            Some((_, Answer::Opened { file, .. })) => Ok(Opened::File(*file)),
-            Some((_, Answer::Refused(why))) => Ok(Opened::Refused(why.clone())),
+        match self.answers.get(&ask) {
+            Some(Answer::Opened { file, .. }) => Ok(Opened::File(*file)),
+            Some(Answer::Refused(why)) => Ok(Opened::Refused(why.clone())),
             Some(_) => Ok(Opened::Missing),
             None => Err(Stop::Ask(Box::new(ask))),
         }
@@ -207,10 +209,8 @@ impl Input {
     /// Names in a folder, at most [`limits::CANDIDATES_MAX`].
     pub(crate) fn names(&self, query: FolderQuery) -> Result<&[String], Stop> {
         let ask = Ask::List(query);
-        match self.answers.iter().find(|(asked, _)| *asked == ask) {
-            Some((_, Answer::Names(names))) => {
-                Ok(&names[..names.len().min(limits::CANDIDATES_MAX)])
-            }
+        match self.answers.get(&ask) {
+            Some(Answer::Names(names)) => Ok(&names[..names.len().min(limits::CANDIDATES_MAX)]),
             Some(_) => Ok(&[]),
             None => Err(Stop::Ask(Box::new(ask))),
         }
@@ -289,12 +289,10 @@ impl Input {
     /// Takes the answer to what was asked.
     pub(crate) fn answer(&mut self, answer: Answer) {
         let Some(Stop::Ask(ask)) = self.asked.take() else { return };
-        if let Answer::Opened { file, len } = answer
-            && !self.files.iter().any(|(id, _)| *id == file)
-        {
-            self.files.push((file, len));
+        if let Answer::Opened { file, len } = answer {
+            self.files.entry(file).or_insert(len);
         }
-        self.answers.push((*ask, answer));
+        self.answers.insert(*ask, answer);
     }
 }
 

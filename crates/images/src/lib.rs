@@ -20,12 +20,9 @@
 
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "each format takes what it needs")]
 mod bytes;
-#[allow(dead_code, reason = "each format takes what it needs")]
 mod cache;
 mod chain;
-#[allow(dead_code, reason = "each format takes what it needs")]
 mod check;
 mod detect;
 mod facts;
@@ -33,15 +30,13 @@ mod fault;
 mod input;
 pub mod layout;
 pub mod limits;
-#[allow(dead_code, reason = "each format takes what it needs")]
 mod map;
 pub mod names;
-#[allow(dead_code, reason = "each format takes what it needs")]
 mod overlap;
 pub mod packed;
+mod pieces;
 pub mod qcow2;
 mod raw;
-#[allow(dead_code, reason = "each format takes what it needs")]
 mod table;
 pub mod testing;
 pub mod vdi;

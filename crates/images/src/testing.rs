@@ -9,6 +9,7 @@ use crate::{
     Answer, Ask, Chain, Class, Fault, FileId, Kind, Mapped, Need, OpenOptions, Opening, Part, Step,
     Stepped,
     bytes::{narrow, wide},
+    layout::{Content, Layout, PIECES_MAX, TABLE_BYTES_MAX},
     packed::Unpacker,
 };
 
@@ -178,6 +179,45 @@ pub fn read(folder: &Folder, chain: &mut Chain, range: Range<u64>) -> Result<Vec
 pub fn read_all(folder: &Folder, chain: &mut Chain) -> Result<Vec<u8>, Fault> {
     let size = chain.virtual_size();
     read(folder, chain, 0..size)
+}
+
+/// The whole file of a layout, asked for in windows of `window` bytes; past its end the guest has zeroes.
+pub fn render(layout: &dyn Layout, guest: &[u8], window: u64) -> Vec<u8> {
+    let end = layout.len();
+    assert!(layout.pieces(end..end.saturating_add(9)).is_empty(), "pieces past the end");
+    let byte = |at: u64| guest.get(narrow(at)).copied().unwrap_or(0);
+    render_range(layout, 0..end, window, &byte)
+}
+
+/// The same of a part of a file, over a guest of any size. Panics if the layout breaks its contract.
+pub fn render_range(
+    layout: &dyn Layout,
+    range: Range<u64>,
+    window: u64,
+    guest: &dyn Fn(u64) -> u8,
+) -> Vec<u8> {
+    let (mut place, mut bytes) = (range.start, Vec::new());
+    while place < range.end {
+        let end = place.saturating_add(window).min(range.end);
+        let pieces = layout.pieces(place..end);
+        assert!(!pieces.is_empty() && pieces.len() <= PIECES_MAX, "{} pieces", pieces.len());
+        let mut tables = 0;
+        for piece in pieces {
+            assert!(piece.start == place && piece.len > 0, "a gap at byte {place}");
+            place += piece.len;
+            match piece.content {
+                Content::Table(table) => {
+                    assert_eq!(wide(table.len()), piece.len, "a table as long as its piece");
+                    tables += table.len();
+                    bytes.extend(table);
+                }
+                Content::Zero => bytes.resize(bytes.len() + narrow(piece.len), 0),
+                Content::Guest(from) => bytes.extend((from..from + piece.len).map(guest)),
+            }
+        }
+        assert!(place <= end && tables <= TABLE_BYTES_MAX, "more than was asked for");
+    }
+    bytes
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use super::{
 use crate::{
     Class, Fault, FileId, Format, Identity, Kind, OpenOptions, Purpose, Report, Severity,
     layout::{Held, ParentPlan, Plan, Unwritable},
-    testing::{Folder, map, open, read, read_all, run},
-    vhd::pieces::render,
+    testing::{Folder, map, open, read, read_all, render, run},
 };
 
 const M: usize = 1 << 20;

@@ -19,7 +19,7 @@ use crate::{
     Format, Identity,
     bytes::{narrow, wide},
     layout::{Held, ImageFile, Layout, Piece, Plan, Unwritable},
-    vhd::pieces::{Pieces, Unit, Units},
+    pieces::{Pieces, Unit, Units},
 };
 
 /// Bytes of a block: the only size that QEMU reads, and VirtualBox's own.

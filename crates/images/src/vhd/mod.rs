@@ -17,7 +17,6 @@
 mod check;
 mod footer;
 mod header;
-pub(crate) mod pieces;
 pub mod write;
 
 #[cfg(test)]

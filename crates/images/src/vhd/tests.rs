@@ -4,14 +4,13 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     header::{LOCATOR, LOCATORS},
-    pieces::render,
     sum,
     write::{VhdKind, VhdOptions, identity, layout},
 };
 use crate::{
     Class, Fault, FileId, Format, Identity, Kind, OpenOptions, Purpose, Report, Severity,
     layout::{Held, ParentPlan, Plan, Unwritable},
-    testing::{Folder, map, open, read, read_all, run},
+    testing::{Folder, map, open, read, read_all, render, run},
 };
 
 const SIZE: usize = 1 << 20;

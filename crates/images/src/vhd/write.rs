@@ -19,13 +19,13 @@ use super::{
     FREE,
     footer::{FOOTER, Kind, Written},
     header::{self, HEADER, LOCATORS},
-    pieces::{Pieces, Unit, Units},
 };
 use crate::{
     Format, Identity,
     bytes::{narrow, wide},
     layout::{Held, ImageFile, Layout, ParentPlan, Piece, Plan, Unwritable},
     names::{self, Style},
+    pieces::{Pieces, Unit, Units},
 };
 
 /// The largest disk of the specification: 2040 GiB.

@@ -7,8 +7,8 @@ use proptest::{collection::vec, prelude::*};
 use crate::{
     Format, Identity, OpenOptions,
     bytes::{narrow, wide},
-    layout::{Content, Held, ImageFile, ParentPlan, Plan, Unwritable},
-    testing::{Folder, map, open, read_all, run},
+    layout::{Held, ParentPlan, Plan, Unwritable},
+    testing::{Folder, map, open, read_all, render, run},
     vmdk::{
         stream::{GRAIN_BYTES, Stream, pack_grain},
         write::{Adapter, VmdkKind, VmdkOptions, content_id, layout},
@@ -29,35 +29,10 @@ fn guest(size: u64) -> Vec<u8> {
     (0..size).map(|n| (n / 512 * 7 + n % 251 + 1).to_le_bytes()[0] | 1).collect()
 }
 
-/// The bytes of a file, asked for in pieces of `step`.
-fn render(file: &ImageFile, guest: &[u8], step: u64) -> Vec<u8> {
-    let (mut bytes, end) = (Vec::new(), file.layout.len());
-    while wide(bytes.len()) < end {
-        let place = wide(bytes.len());
-        let pieces = file.layout.pieces(place..(place + step).min(end));
-        assert!(!pieces.is_empty(), "an answer within the file");
-        for piece in pieces {
-            assert_eq!(piece.start, wide(bytes.len()), "pieces without gaps");
-            match piece.content {
-                Content::Table(table) => bytes.extend(table),
-                Content::Zero => bytes.resize(bytes.len() + narrow(piece.len), 0),
-                Content::Guest(start) => bytes.extend(
-                    (start..start + piece.len)
-                        .map(|at| guest.get(narrow(at)).copied().unwrap_or(0)),
-                ),
-            }
-            assert_eq!(wide(bytes.len()), piece.start + piece.len);
-        }
-        assert!(wide(bytes.len()) <= place + step, "an answer within its range");
-    }
-    assert!(file.layout.pieces(end..end + 9).is_empty());
-    bytes
-}
-
 fn folder(plan: &Plan, kind: VmdkKind, guest: &[u8], step: u64) -> Folder {
     let files = layout(plan, &options(kind)).unwrap();
     files.iter().fold(Folder::new(), |folder, file| {
-        folder.with(&format!("x{}.vmdk", file.suffix), render(file, guest, step))
+        folder.with(&format!("x{}.vmdk", file.suffix), render(&*file.layout, guest, step))
     })
 }
 
@@ -129,7 +104,8 @@ fn delta_holds_zeroes_over_its_parent() {
     });
     let new: Vec<u8> = guest(size).iter().map(|byte| byte ^ 0x5a).collect();
     let disk = seen(&child, &new, &guest(size));
-    let child_bytes = render(&layout(&child, &options(VmdkKind::Sparse)).unwrap()[0], &disk, 4000);
+    let child_bytes =
+        render(&*layout(&child, &options(VmdkKind::Sparse)).unwrap()[0].layout, &disk, 4000);
     let folder = Folder::new().with("x.vmdk", child_bytes).with(
         "base.vmdk",
         base.bytes(crate::Need { file: crate::FileId(0), offset: 0, len: 1 << 30 }),

@@ -6,7 +6,7 @@
 
 use images::{
     Format, OpenOptions,
-    layout::{Content, Held, ImageFile, Plan},
+    layout::{Held, Plan},
     qcow2, testing, vdi, vhd, vhdx, vmdk,
 };
 use std::sync::LazyLock;
@@ -37,22 +37,14 @@ fn bases() -> Vec<(Format, Vec<u8>)> {
         (Format::Vmdk, vmdk::write::layout(&plan, &vmdk)),
         (Format::Vdi, vdi::write::layout(&plan, &vdi::write::VdiOptions::default())),
     ];
-    made.map(|(format, files)| (format, bytes_of(&files.expect("a plan that fits")[0]))).into()
-}
-
-fn bytes_of(file: &ImageFile) -> Vec<u8> {
-    let (mut bytes, end) = (Vec::new(), file.layout.len());
-    while (bytes.len() as u64) < end {
-        for piece in file.layout.pieces(bytes.len() as u64..end) {
-            let length = usize::try_from(piece.len).expect("small");
-            match piece.content {
-                Content::Table(table) => bytes.extend(table),
-                Content::Guest(_) => bytes.resize(bytes.len() + length, 0x5a),
-                Content::Zero => bytes.resize(bytes.len() + length, 0),
-            }
-        }
-    }
-    bytes
+    let guest = vec![0x5a; 3 << 20];
+    made.map(|(format, files)| {
+        (format, {
+            let files = files.expect("a plan that fits");
+            testing::render(&*files[0].layout, &guest, u64::MAX)
+        })
+    })
+    .into()
 }
 
 /// How many images there are to begin from.

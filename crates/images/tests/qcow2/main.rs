@@ -8,12 +8,12 @@ mod qemu;
 
 use images::{
     Algorithm, Chain, Fault, OpenOptions, Report,
-    layout::{Content, Held, ImageFile, Plan},
+    layout::{Held, ImageFile, Plan},
     qcow2::{
         pack::Packer,
         write::{Qcow2Options, layout},
     },
-    testing::{Folder, open, run},
+    testing::{Folder, open, render, run},
 };
 
 /// A plan that holds these ranges: start, length, zero.
@@ -26,26 +26,7 @@ fn plan(virtual_size: u64, held: &[(u64, u64, bool)]) -> Plan {
 fn image(plan: &Plan, options: &Qcow2Options, disk: &[u8], step: u64) -> Vec<u8> {
     let files = layout(plan, options).expect("a plan that can be written");
     let [ImageFile { layout, .. }] = files.as_slice() else { panic!("one file") };
-    let mut bytes = Vec::new();
-    while (bytes.len() as u64) < layout.len() {
-        let start = bytes.len() as u64;
-        for piece in layout.pieces(start..(start + step).min(layout.len())) {
-            assert_eq!(piece.start, bytes.len() as u64, "pieces without gaps");
-            let end = usize::try_from(piece.start + piece.len).unwrap();
-            match piece.content {
-                Content::Table(table) => bytes.extend(table),
-                Content::Zero => {}
-                Content::Guest(from) => {
-                    let from = usize::try_from(from).unwrap().min(disk.len());
-                    let to = (from + end - bytes.len()).min(disk.len());
-                    bytes.extend_from_slice(&disk[from..to]);
-                }
-            }
-            bytes.resize(end, 0);
-        }
-    }
-    assert_eq!(bytes.len() as u64, layout.len());
-    bytes
+    render(&**layout, disk, step)
 }
 
 /// The compressed file of a plan over what the guest sees.

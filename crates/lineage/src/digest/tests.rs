@@ -1,3 +1,5 @@
+//! Trees against the plainest model: all bytes hashed, and compared one by one.
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;

@@ -6,8 +6,8 @@ use super::build::MIB;
 use crate::{
     Class, Format, Identity, OpenOptions,
     bytes::{narrow, wide},
-    layout::{Content, Held, Layout, PIECES_MAX, ParentPlan, Plan, TABLE_BYTES_MAX, Unwritable},
-    testing::{Folder, open, read_all, run},
+    layout::{Held, Layout, ParentPlan, Plan, Unwritable},
+    testing::{Folder, open, read_all, render_range, run},
     vhdx::write::{Allocation, VhdxOptions, identity, layout},
 };
 
@@ -30,31 +30,9 @@ fn guest_byte(at: u64) -> u8 {
 }
 
 /// Bytes of a range of a file.
-fn bytes(layout: &dyn Layout, mut start: u64, end: u64, size: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while start < end {
-        let pieces = layout.pieces(start..end);
-        assert!(!pieces.is_empty() && pieces.len() <= PIECES_MAX);
-        let mut tables = 0;
-        for piece in pieces {
-            assert!(piece.start == start && piece.len > 0, "a gap at {start}");
-            match piece.content {
-                Content::Table(table) => {
-                    assert_eq!(wide(table.len()), piece.len);
-                    tables += table.len();
-                    bytes.extend(table);
-                }
-                Content::Zero => bytes.resize(bytes.len() + narrow(piece.len), 0),
-                Content::Guest(from) => bytes.extend(
-                    (from..from + piece.len).map(|at| if at < size { guest_byte(at) } else { 0 }),
-                ),
-            }
-            start += piece.len;
-        }
-        assert!(tables <= TABLE_BYTES_MAX);
-    }
-    assert_eq!(start, end, "pieces past the range");
-    bytes
+fn bytes(layout: &dyn Layout, start: u64, end: u64, size: u64) -> Vec<u8> {
+    let guest = |at| if at < size { guest_byte(at) } else { 0 };
+    render_range(layout, start..end, u64::MAX, &guest)
 }
 
 fn file(plan: &Plan, options: &VhdxOptions) -> Vec<u8> {

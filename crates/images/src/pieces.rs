@@ -165,33 +165,6 @@ impl Pieces {
     }
 }
 
-/// The whole file of a layout, asked for in windows of `window` bytes; past its end the guest has
-/// zeroes.
-#[cfg(test)]
-pub(crate) fn render(layout: &dyn crate::layout::Layout, guest: &[u8], window: u64) -> Vec<u8> {
-    let mut file = Vec::new();
-    while wide(file.len()) < layout.len() {
-        let at = wide(file.len());
-        let pieces = layout.pieces(at..at + window);
-        assert!(!pieces.is_empty(), "no piece at {at} of {}", layout.len());
-        for piece in pieces {
-            assert_eq!(piece.start, wide(file.len()), "a gap");
-            let end = narrow(piece.start + piece.len);
-            match piece.content {
-                Content::Table(bytes) => file.extend(bytes),
-                Content::Guest(from) => {
-                    let there = guest.iter().skip(narrow(from)).take(narrow(piece.len));
-                    file.extend(there);
-                    file.resize(end, 0);
-                }
-                Content::Zero => file.resize(end, 0),
-            }
-            assert_eq!(file.len(), end, "content of another length than the piece");
-        }
-    }
-    file
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,27 +1,14 @@
-//! VHDX files of our making, read by other people's programs: qemu-img, and libvhdi's Python module
-//! for children, which QEMU does not read. Without qemu-img the tests fail and name its package;
-//! without the Python module one is left out and says so.
+//! VHDX.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "a test has its files to itself, and fails where one is not as it should be"
-)]
-
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use super::{LIBVHDI, M, by_python, good, index, qemu_agrees, run};
+use std::{fs, path::Path};
 
 use images::{
     Class, Format, OpenOptions,
-    layout::{Content, Held, ParentPlan, Plan},
+    layout::{Held, ParentPlan, Plan},
     testing::{Folder, open, read_all},
     vhdx::write::{Allocation, VhdxOptions, identity, layout},
 };
-
-const M: u64 = 1 << 20;
 
 /// No whole blocks, and whole sectors of 4096 bytes.
 const SIZE: u64 = 9 * M + 4096 * 3;
@@ -41,81 +28,23 @@ fn plan() -> Plan {
     Plan { virtual_size: SIZE, held, parent: None, seed: [0x5a; 32], made_s: 1_700_000_000 }
 }
 
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap()
-}
-
-/// What the guest sees of a plan over `below`.
 fn guest(plan: &Plan, below: &[u8]) -> Vec<u8> {
-    let mut bytes = below.to_vec();
-    bytes.resize(index(SIZE), 0);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ u64::from(plan.seed[0]);
-    for held in &plan.held {
-        for byte in &mut bytes[index(held.start)..index(held.start + held.len)] {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = if held.zero { 0 } else { state.to_le_bytes()[3] };
-        }
-    }
-    bytes
+    super::guest(SIZE, &plan.held, plan.seed[0], below)
 }
 
 fn write(path: &Path, plan: &Plan, options: &VhdxOptions, guest: &[u8]) {
-    let files = layout(plan, options).unwrap();
-    let layout = &files[0].layout;
-    let mut bytes = Vec::new();
-    while u64::try_from(bytes.len()).unwrap() < layout.len() {
-        let at = u64::try_from(bytes.len()).unwrap();
-        for piece in layout.pieces(at..layout.len()) {
-            let end = bytes.len() + index(piece.len);
-            match piece.content {
-                Content::Table(table) => bytes.extend(table),
-                Content::Guest(from) => {
-                    let rest = guest.get(index(from)..).unwrap_or_default();
-                    bytes.extend(rest.iter().take(index(piece.len)));
-                }
-                Content::Zero => {}
-            }
-            bytes.resize(end, 0);
-        }
-    }
-    fs::write(path, bytes).unwrap();
-}
-
-fn run(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program).args(arguments).output();
-    output
-        .unwrap_or_else(|error| panic!("{program}: {error}: apt-get install -y qemu-utils python3"))
-}
-
-fn good(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text
+    super::write(path, &layout(plan, options).unwrap()[0], guest);
 }
 
 #[test]
 fn qemu_reads_what_is_written() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (plan, guest) = (plan(), guest(&plan(), &[]));
-    let (raw, out) = (path("guest.raw"), path("out.raw"));
-    fs::write(&raw, &guest).unwrap();
     for allocation in [Allocation::Dynamic, Allocation::Fixed] {
         for block_bytes in [None, Some(2 << 20), Some(32 << 20)] {
             let options = VhdxOptions { allocation, block_bytes, ..VhdxOptions::default() };
-            let image = path("image.vhdx");
-            write(Path::new(&image), &plan, &options, &guest);
-            let compare = ["compare", "-f", "vhdx", "-F", "raw", &image, &raw];
-            let compared = good(&run("qemu-img", &compare));
-            assert!(compared.contains("Images are identical"), "{options:?}: {compared}");
-            good(&run("qemu-img", &["convert", "-f", "vhdx", "-O", "raw", &image, &out]));
-            assert!(fs::read(&out).unwrap() == guest, "{options:?}: converted bytes differ");
-            let info = good(&run("qemu-img", &["info", "--output=json", "-f", "vhdx", &image]));
-            assert!(info.contains(&format!("\"virtual-size\": {SIZE}")), "{info}");
-            let checked = good(&run("qemu-img", &["check", "-f", "vhdx", &image]));
-            assert!(checked.contains("No errors were found"), "{options:?}: {checked}");
+            write(&folder.path().join("image.vhdx"), &plan, &options, &guest);
+            qemu_agrees(folder.path(), "image.vhdx", "vhdx", &guest);
         }
     }
 }
@@ -185,32 +114,9 @@ fn log_that_qemu_wrote_is_replayed() {
     assert!(read_all(&folder, &mut chain).unwrap() == guest, "other bytes");
 }
 
-/// Prints the guest's bytes of an image, whose parents follow it.
-const BY_LIBVHDI: &str = "
-import sys, pyvhdi
-files = []
-for name in sys.argv[1:]:
-    f = pyvhdi.file(); f.open(name); files.append(f)
-for child, parent in zip(files, files[1:]):
-    assert child.get_parent_identifier() == parent.get_identifier()
-    child.set_parent(parent)
-top = files[0]
-left = top.get_media_size()
-top.seek_offset(0, 0)
-while left:
-    data = top.read_buffer(min(left, 1 << 20)); sys.stdout.buffer.write(data); left -= len(data)
-";
-
 #[test]
 fn libvhdi_reads_what_is_written_and_its_child() {
-    // The distribution's Python, which has the distribution's modules.
-    let python = "/usr/bin/python3";
-    if !run(python, &["-c", "import pyvhdi"]).status.success() {
-        eprintln!("left out: {python} has no module pyvhdi: apt-get install -y python3-libvhdi");
-        return;
-    }
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let base = plan();
     let child = Plan {
         held: vec![
@@ -231,15 +137,10 @@ fn libvhdi_reads_what_is_written_and_its_child() {
     let below = guest(&base, &[]);
     let above = guest(&child, &below);
     let options = VhdxOptions::default();
-    let (base_path, child_path) = (path("base.vhdx"), path("child.vhdx"));
-    write(Path::new(&base_path), &base, &options, &below);
-    write(Path::new(&child_path), &child, &options, &above);
-    for (paths, wanted) in [
-        (vec!["-c", BY_LIBVHDI, &base_path], &below),
-        (vec!["-c", BY_LIBVHDI, &child_path, &base_path], &above),
-    ] {
-        let output = run(python, &paths);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.stdout == *wanted, "{paths:?}: libvhdi reads other bytes");
+    write(&folder.path().join("base.vhdx"), &base, &options, &below);
+    write(&folder.path().join("child.vhdx"), &child, &options, &above);
+    for (names, wanted) in [(&["base.vhdx"][..], &below), (&["child.vhdx", "base.vhdx"], &above)] {
+        let read = by_python(LIBVHDI, folder.path(), names);
+        assert!(read == *wanted, "{names:?}: libvhdi reads other bytes");
     }
 }
