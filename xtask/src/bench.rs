@@ -4,7 +4,7 @@
 //! found is kept in `target/bench/*.json`; `--report` writes the page from there alone.
 
 use crate::{
-    report,
+    machine, report,
     shell::{self, Failure, cargo, run, shared},
     sustained,
 };
@@ -32,13 +32,24 @@ fn measure(words: &Options) -> Result<(), Failure> {
     for (name, rows) in HALVES {
         if words.wants(name) {
             half(&program, words, name, rows)?;
+            note_revision(&kept.join(format!("{name}.json")))?;
         }
     }
     if words.wants("sustained") {
         let measured = sustained::measure(&program, &words.directory())?;
-        fs::write(kept.join("sustained.json"), measured.to_string())?;
+        let kept = kept.join("sustained.json");
+        fs::write(&kept, measured.to_string())?;
+        note_revision(&kept)?;
     }
     Ok(())
+}
+
+/// Parts of the page may be measured at different times: each says of which revision.
+fn note_revision(kept: &Path) -> Result<(), Failure> {
+    let mut measured: Value = serde_json::from_str(&fs::read_to_string(kept)?)
+        .map_err(|error| Failure(format!("{}: {error}", kept.display())))?;
+    measured["revision"] = machine::revision().into();
+    Ok(fs::write(kept, measured.to_string())?)
 }
 
 /// Arguments of `bench nbd`.

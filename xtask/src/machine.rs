@@ -61,10 +61,7 @@ pub(crate) fn facts(directory: &Path, program: &Path) -> Vec<(&'static str, Stri
         ("kernel", first("uname", &["-sr"])),
         ("system", of_release()),
         ("disk", format!("{mount}; {}", scheduler(directory))),
-        (
-            "strandline",
-            format!("{}, {}", first(&program.to_string_lossy(), &["--version"]), revision()),
-        ),
+        ("strandline", first(&program.to_string_lossy(), &["--version"])),
         ("compiler", first("rustc", &["--version"])),
         ("qemu-nbd", first("qemu-nbd", &["--version"])),
         ("nbdkit", first("nbdkit", &["--version"])),
@@ -97,7 +94,8 @@ fn scheduler(directory: &Path) -> String {
     )
 }
 
-fn revision() -> String {
+/// Of the checkout that a program is built from.
+pub(crate) fn revision() -> String {
     let short = shell::output(command("git", &["rev-parse", "--short=12", "HEAD"]));
     let changed = shell::output(command("git", &["status", "--porcelain", "--untracked-files=no"]));
     match (short, changed) {

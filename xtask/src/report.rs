@@ -65,8 +65,14 @@ impl Page {
         self.text.push('\n');
     }
 
+    fn revision(&mut self, measured: &Value) {
+        let revision = measured["revision"].as_str().unwrap_or("not told");
+        self.line(&format!("Measured of revision {revision}.\n"));
+    }
+
     fn half(&mut self, name: &str, measured: &Value, required: &Required) {
         self.line(&format!("## {name}\n"));
+        self.revision(measured);
         if let Some(why) = measured["stopped"].as_str() {
             self.line(&format!("**Stopped early: {why}**\n"));
         }
@@ -107,6 +113,7 @@ impl Page {
 
     fn sustained(&mut self, measured: &Value) {
         self.line("## Sustained\n");
+        self.revision(measured);
         self.line("4 KiB random writes at depth 32. Device bytes: the kernel's counter, until the server has stopped.\n");
         self.line("| server | s | IOPS | beside qemu-nbd | p50 | p99.9 | device bytes per byte |");
         self.line("|---|---|---|---|---|---|---|");
