@@ -143,7 +143,8 @@ fn half(program: &Path, options: &Options, name: &str, rows: &str) -> Result<(),
     run(measure)
 }
 
-fn build() -> Result<PathBuf, Failure> {
+/// Builds the program as it is delivered.
+pub(crate) fn build() -> Result<PathBuf, Failure> {
     run(cargo(&["build", "--release", "--package", "strandline", "--bin", "strandline"]))?;
     Ok(release_program())
 }

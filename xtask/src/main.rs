@@ -13,6 +13,7 @@
 )]
 
 mod bench;
+mod images;
 mod machine;
 mod report;
 mod shell;
@@ -33,6 +34,7 @@ cargo xtask VERB
   sim --crash [--seed N] [--images N]   power cuts at every operation; counts distinct crash images
   planted [ARGS]        every planted bug until the simulator finds it
   bench nbd [--dir D]   speed beside qemu-nbd and nbdkit; writes docs/measurements.md
+  bench images [--dir D]   conversions beside qemu-img; writes docs/measurements-images.md
   soak [--only NAME]    the long forms: hours
   man                   manual pages into docs/man
 ";
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         ["sim", rest @ ..] => simulator(false, rest),
         ["planted", rest @ ..] => simulator(true, rest),
         ["bench", "nbd", rest @ ..] => bench::nbd(rest),
+        ["bench", "images", rest @ ..] => images::images(rest),
         ["soak", rest @ ..] => soak::soak(rest),
         ["man"] => manual_pages(),
         _ => {
