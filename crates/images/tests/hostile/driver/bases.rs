@@ -174,7 +174,7 @@ fn vmdk_bases() -> Vec<Base> {
     let mut stream = Stream::new(&plan(), "s.vmdk", Adapter::default()).expect("a plan that fits");
     let mut bytes = stream.begin();
     for number in [0, 9, 32] {
-        let grain = pack_grain(&[0x5a; 65536], 6);
+        let grain = pack_grain(&vec![0x5a; 65536], 6);
         bytes.extend(stream.grain(number, &grain).expect("a grain that fits"));
     }
     bytes.extend(stream.finish().expect("a stream that fits"));

@@ -103,12 +103,12 @@ fn reseal(format: Format, bytes: &mut [u8]) {
                 (0x10_0000, 8192),
             ];
             for (start, length) in blocks {
-                if let Some(block) = bytes.get_mut(start..start + length) {
-                    if start < 0x10_0000 || block.starts_with(b"loge") {
-                        block[4..8].fill(0);
-                        let sum = crc32c::crc32c(block);
-                        block[4..8].copy_from_slice(&sum.to_le_bytes());
-                    }
+                if let Some(block) = bytes.get_mut(start..start + length)
+                    && (start < 0x10_0000 || block.starts_with(b"loge"))
+                {
+                    block[4..8].fill(0);
+                    let sum = crc32c::crc32c(block);
+                    block[4..8].copy_from_slice(&sum.to_le_bytes());
                 }
             }
         }
