@@ -37,6 +37,7 @@ pub mod packed;
 mod pieces;
 pub mod qcow2;
 mod raw;
+pub mod relink;
 mod table;
 pub mod testing;
 pub mod vdi;

@@ -18,6 +18,7 @@ mod claims;
 mod entry;
 mod header;
 pub mod pack;
+pub(crate) mod relink;
 mod snapshots;
 pub mod write;
 

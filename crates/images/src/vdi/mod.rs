@@ -14,6 +14,7 @@
 //!   that the child noted, which VirtualBox renews with the first write after opening.
 
 mod header;
+pub(crate) mod relink;
 pub mod write;
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 mod check;
 mod footer;
 mod header;
+pub(crate) mod relink;
 pub mod write;
 
 #[cfg(test)]

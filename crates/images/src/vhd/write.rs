@@ -64,8 +64,12 @@ impl Default for VhdOptions {
 /// The identity that the file of a plan has: what a child of it must name.
 pub fn identity(plan: &Plan) -> Identity {
     let (id, _) = plan.seed.split_first_chunk::<16>().expect("a seed has 32 bytes");
-    let since = plan.made_s.saturating_sub(EPOCH_S);
-    Identity::Vhd { id: *id, time: u32::try_from(since).unwrap_or(u32::MAX) }
+    Identity::Vhd { id: *id, time: time_of(plan.made_s) }
+}
+
+/// A time in seconds since 1970-01-01 UTC as VHD counts it.
+pub(super) fn time_of(at_s: u64) -> u32 {
+    u32::try_from(at_s.saturating_sub(EPOCH_S)).unwrap_or(u32::MAX)
 }
 
 /// The file of a plan.
@@ -283,7 +287,7 @@ fn head(footer: &[u8; 512], entries: u64, block: u32, plan: &Plan) -> Result<Vec
     let mut header = vec![0; narrow(HEADER)];
     let mut locator = Vec::new();
     if let Some(parent) = &plan.parent {
-        locator = name_parent(&mut header, parent, plan.virtual_size)?;
+        locator = name_parent(&mut header, parent, plan.virtual_size, FOOTER + HEADER)?;
     }
     let table_at = FOOTER + HEADER + wide(locator.len());
     let mut put = |at: usize, field: &[u8]| header[at..at + field.len()].copy_from_slice(field);
@@ -300,8 +304,14 @@ fn head(footer: &[u8; 512], entries: u64, block: u32, plan: &Plan) -> Result<Vec
     Ok(head)
 }
 
-/// Writes the parent into a header; the bytes of its name, which follow the header, are the answer.
-fn name_parent(header: &mut [u8], parent: &ParentPlan, size: u64) -> Result<Vec<u8>, Unwritable> {
+/// Writes the parent into a header; the bytes of its name, which shall stand at `name_at`, are the
+/// answer.
+pub(super) fn name_parent(
+    header: &mut [u8],
+    parent: &ParentPlan,
+    size: u64,
+    name_at: u64,
+) -> Result<Vec<u8>, Unwritable> {
     let Identity::Vhd { id, time } = parent.identity else {
         let text = format!("a parent of the format {}, it must be a VHD", parent.format);
         return Err(unwritable(text));
@@ -329,6 +339,6 @@ fn name_parent(header: &mut [u8], parent: &ParentPlan, size: u64) -> Result<Vec<
     put(LOCATORS, b"W2ru");
     put(LOCATORS + 4, &space.to_be_bytes());
     put(LOCATORS + 8, &len.to_be_bytes());
-    put(LOCATORS + 16, &(FOOTER + HEADER).to_be_bytes());
+    put(LOCATORS + 16, &name_at.to_be_bytes());
     Ok(bytes)
 }

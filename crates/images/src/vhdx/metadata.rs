@@ -80,6 +80,42 @@ pub(super) fn read(
     Ok(metadata)
 }
 
+/// Where a differencing disk's parent locator is, and where another one has room.
+pub(super) struct LocatorPlace {
+    /// Its entry of the table, as an offset in the file.
+    pub entry: u64,
+    /// Where it begins in the file.
+    pub at: u64,
+    /// Its length.
+    pub len: u64,
+    /// Whole sectors of the region that no item uses, for another one.
+    pub free: Option<u64>,
+}
+
+/// The place of the parent locator, if there is one, and room for another of `wanted` bytes.
+pub(super) fn locator_place(
+    contents: &Contents,
+    input: &Input,
+    (at, len): (u64, u64),
+    wanted: u64,
+) -> Result<Option<LocatorPlace>, Stop> {
+    let bytes = contents.read(input, at, len.min(ITEM_BYTES_MAX), Part::Metadata)?;
+    let (mut items, _) = Region { contents, at, len }.items(&bytes)?;
+    let Some(found) = find(&items, &guid::PARENT_LOCATOR).copied() else { return Ok(None) };
+    items.retain(|item| item.len > 0);
+    items.sort_unstable_by_key(|item| item.at);
+    let sectors = |place: u64| place.next_multiple_of(512);
+    let (mut place, wanted) = (at + TABLE_BYTES, sectors(wanted));
+    for item in &items {
+        if place + wanted <= item.at / 512 * 512 {
+            break;
+        }
+        place = place.max(sectors(item.at + item.len));
+    }
+    let free = Some(place).filter(|place| place + wanted <= at + len);
+    Ok(Some(LocatorPlace { entry: found.entry, at: found.at, len: found.len, free }))
+}
+
 struct Region<'a> {
     contents: &'a Contents,
     at: u64,

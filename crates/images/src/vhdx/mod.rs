@@ -24,6 +24,7 @@ mod log;
 mod metadata;
 mod overlay;
 mod regions;
+pub(crate) mod relink;
 pub mod write;
 
 #[cfg(test)]

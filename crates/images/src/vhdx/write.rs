@@ -20,7 +20,8 @@ use crate::{
     Format, Identity,
     bytes::{narrow, wide},
     layout::{
-        Content, Held, ImageFile, Layout, PIECES_MAX, Piece, Plan, TABLE_BYTES_MAX, Unwritable,
+        Content, Held, ImageFile, Layout, PIECES_MAX, ParentPlan, Piece, Plan, TABLE_BYTES_MAX,
+        Unwritable,
     },
     limits,
 };
@@ -72,7 +73,7 @@ pub fn identity(seed: &[u8; 32]) -> Identity {
 pub fn layout(plan: &Plan, options: &VhdxOptions) -> Result<Vec<ImageFile>, Unwritable> {
     plan.check()?;
     let geometry = geometry(plan, options)?;
-    let locator = plan.parent.is_some().then(|| locator(plan)).transpose()?;
+    let locator = plan.parent.as_ref().map(locator).transpose()?;
     let fixed = options.allocation == Allocation::Fixed;
     let (runs, blocks) = runs(plan, &geometry, fixed);
     let chunks = partial_chunks(&runs, &geometry);
@@ -517,8 +518,7 @@ fn metadata(
 }
 
 /// The parent locator's item.
-fn locator(plan: &Plan) -> Result<Vec<u8>, Unwritable> {
-    let Some(parent) = &plan.parent else { return Ok(Vec::new()) };
+pub(super) fn locator(parent: &ParentPlan) -> Result<Vec<u8>, Unwritable> {
     let Identity::Vhdx { data_write, .. } = parent.identity else {
         let text = format!("the parent of a VHDX image must be one too, not {}", parent.format);
         return Err(option(text));
@@ -550,14 +550,14 @@ fn locator(plan: &Plan) -> Result<Vec<u8>, Unwritable> {
 }
 
 /// The structure with its checksum in its place.
-fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(super) fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let sum = head::checksum(&bytes);
     bytes[4..8].copy_from_slice(&sum.to_le_bytes());
     bytes
 }
 
 /// A length of the format's own that has 32 bits.
-fn low(len: u64) -> u32 {
+pub(super) fn low(len: u64) -> u32 {
     u32::try_from(len).expect("bounded by the format")
 }
 

@@ -38,6 +38,7 @@ mod claims;
 mod descriptor;
 mod grains;
 mod header;
+pub(crate) mod relink;
 pub mod stream;
 #[cfg(test)]
 mod tests;

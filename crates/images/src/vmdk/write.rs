@@ -182,7 +182,7 @@ impl Adapter {
 }
 
 /// Whether a name can stand in a descriptor and be found again by a reader.
-fn quotable(name: &str) -> Result<(), Unwritable> {
+pub(super) fn quotable(name: &str) -> Result<(), Unwritable> {
     let is_plain = !name.contains(['"', '\n', '\r']);
     if is_plain && names::check(name, Style::Windows).is_ok() {
         return Ok(());

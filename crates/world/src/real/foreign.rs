@@ -11,7 +11,7 @@
 use std::{
     ffi::OsStr,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -193,6 +193,11 @@ impl ForeignFile {
             modified_s: u64::try_from(stat.st_mtime).unwrap_or(0),
             sparse: regular && kept < length_bytes,
         })
+    }
+
+    /// Its descriptor, for locks.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// What tells one file from another, whatever its name.
@@ -425,7 +430,7 @@ impl TargetDevice {
     }
 }
 
-fn write_all(fd: impl AsFd, offset_bytes: u64, from: &[u8]) -> io::Result<()> {
+pub(super) fn write_all(fd: impl AsFd, offset_bytes: u64, from: &[u8]) -> io::Result<()> {
     let mut done = 0;
     while done < from.len() {
         match rustix::io::pwrite(&fd, &from[done..], offset_bytes + done as u64) {

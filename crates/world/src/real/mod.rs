@@ -3,8 +3,11 @@
 //! [`open_ring`] chooses between io_uring and threads by trying; all else is one implementation per
 //! trait, and the few things about processes that a server must know.
 
+mod bar;
+mod child;
 mod clock;
 mod disk;
+mod edited;
 mod foreign;
 mod net;
 mod process;
@@ -21,8 +24,11 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
 };
 
+pub use bar::BarError;
+pub use child::{exit_code, run_to_end};
 pub use clock::{RealChance, RealClock};
 pub use disk::{FileSystem, FileSystemKind, LockError, LockKind, RealDisk, RealFile, StoreLock};
+pub use edited::{EditError, EditedFile};
 pub use foreign::{Folder, ForeignFile, Kinds, NewFile, Place, Refusal, Stretch, TargetDevice};
 pub use net::{ConnectError, ListenError, adopt_listener, connect_unix, listen_tcp, listen_unix};
 pub use process::{
