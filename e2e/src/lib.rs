@@ -190,11 +190,26 @@ impl Store {
 
     /// Starts a server over this store and waits until it greets.
     pub fn serve(&self, arguments: &[&str]) -> Server {
-        let socket = self.scratch("nbd.sock");
-        let log_path = self.scratch("server.log");
-        let log = fs::File::options().create(true).append(true).open(&log_path).expect("log");
         let mut serve = self.command();
-        serve.arg("serve").arg("--nbd").arg(format!("unix:{}", socket.display())).args(arguments);
+        serve.arg("serve").args(arguments);
+        Server::start(serve, self.directory.path())
+    }
+}
+
+/// Serves an image as it is, without a store, and waits until it greets; its socket and what it says
+/// lie in `directory`.
+pub fn open_image(image: &Path, arguments: &[&str], directory: &Path) -> Server {
+    let mut open = Command::new(program());
+    open.args(["image", "open"]).arg(image).args(arguments);
+    Server::start(open, directory)
+}
+
+impl Server {
+    fn start(mut serve: Command, directory: &Path) -> Self {
+        let socket = directory.join("nbd.sock");
+        let log_path = directory.join("server.log");
+        let log = fs::File::options().create(true).append(true).open(&log_path).expect("log");
+        serve.arg("--nbd").arg(format!("unix:{}", socket.display()));
         serve.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         let child = serve.spawn().unwrap_or_else(|error| panic!("{serve:?}: {error}"));
         let mut server = Server { child, socket, log_path };

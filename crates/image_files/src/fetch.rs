@@ -23,37 +23,34 @@ impl Fetcher {
         extent: &Extent,
         out: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        let len = narrow(extent.len);
+        let start = out.len();
+        out.resize(start + narrow(extent.len), 0);
+        let filled = self.fill(files, extent, &mut out[start..]);
+        filled.inspect_err(|_| out.truncate(start))
+    }
+
+    /// Fills `into`, which is as long as the extent, with its bytes.
+    pub(crate) fn fill(
+        &mut self,
+        files: &Files,
+        extent: &Extent,
+        into: &mut [u8],
+    ) -> Result<(), Error> {
+        let len = into.len();
         match &extent.kind {
-            Kind::Data { file, offset } => {
-                let start = out.len();
-                out.resize(start + len, 0);
-                let read = files.read(*file, *offset, &mut out[start..]);
-                match read {
-                    Ok(read) if read == len => Ok(()),
-                    other => {
-                        out.truncate(start);
-                        let read = other?;
-                        Err(files.fault(short(*file, *offset, len, read)))
-                    }
-                }
-            }
-            Kind::Zero | Kind::Hole | Kind::Parent => {
-                out.resize(out.len() + len, 0);
-                Ok(())
-            }
+            Kind::Data { file, offset } => match files.read(*file, *offset, into)? {
+                read if read == len => {}
+                read => return Err(files.fault(short(*file, *offset, len, read))),
+            },
+            Kind::Zero | Kind::Hole | Kind::Parent => into.fill(0),
             Kind::Packed(packed) => {
-                let unit = self.unit(files, packed)?;
                 let skip = narrow(u64::from(packed.skip));
-                out.extend_from_slice(&unit[skip..skip + len]);
-                Ok(())
+                into.copy_from_slice(&self.unit(files, packed)?[skip..skip + len]);
             }
-            Kind::Inline { bytes, skip } => {
-                out.extend_from_slice(&bytes[*skip..*skip + len]);
-                Ok(())
-            }
-            Kind::Corrupt(fault) => Err(files.fault((**fault).clone())),
+            Kind::Inline { bytes, skip } => into.copy_from_slice(&bytes[*skip..*skip + len]),
+            Kind::Corrupt(fault) => return Err(files.fault((**fault).clone())),
         }
+        Ok(())
     }
 
     fn unit(&mut self, files: &Files, packed: &Packed) -> Result<&[u8], Error> {

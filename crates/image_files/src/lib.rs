@@ -25,6 +25,7 @@ mod order;
 mod pack;
 mod plan;
 mod salvage;
+mod shared;
 mod sink;
 mod source;
 mod write;
@@ -34,6 +35,7 @@ pub use digest::{Algorithm, Digest};
 pub use disk::{Disk, OpenDisk};
 pub use files::Files;
 pub use salvage::{BadRange, Salvaged};
+pub use shared::{Piece, SharedDisk};
 pub use source::{JOB_BYTES, WINDOW};
 
 use std::{io, path::PathBuf};

@@ -6,9 +6,10 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    thread,
 };
 
-use image_files::{Algorithm, Conversion, Disk, Error, OpenDisk, Target, Watch};
+use image_files::{Algorithm, Conversion, Disk, Error, OpenDisk, SharedDisk, Target, Watch};
 use images::{
     Class, Format, Identity,
     layout::{Held, ParentPlan, Plan},
@@ -142,6 +143,35 @@ fn digests(path: &Path) -> Vec<String> {
     digests.into_iter().map(|digest| digest.hex).collect()
 }
 
+/// Threads that read at once get what one alone gets; what the map says is zero is, and the pieces cover
+/// what was asked.
+fn shared_by_threads(disk: &SharedDisk, bytes: &[u8], windows: &[(u32, usize)]) {
+    thread::scope(|scope| {
+        for (start, len) in windows {
+            scope.spawn(move || {
+                let start = usize::try_from(*start).expect("32 bits") % bytes.len();
+                let mut read = vec![1; *len];
+                disk.read(start as u64, &mut read).expect("readable");
+                let end = (start + len).min(bytes.len());
+                assert!(read[..end - start] == bytes[start..end], "{start}..{end}");
+                assert!(read[end - start..].iter().all(|byte| *byte == 0), "past the end");
+            });
+        }
+    });
+    let (mut place, size) = (0, bytes.len() as u64);
+    while place < size {
+        let pieces = disk.pieces(place..size, 3).expect("mapped");
+        assert!((1..=3).contains(&pieces.len()));
+        for piece in pieces {
+            assert_eq!(piece.range.start, place);
+            place = piece.range.end;
+            let range = usize::try_from(piece.range.start).expect("small")
+                ..usize::try_from(piece.range.end).expect("small");
+            assert!(!piece.is_zero || bytes[range].iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
@@ -175,6 +205,7 @@ proptest! {
                 disk.read(start as u64, &mut read).expect("readable");
                 prop_assert!(read == bytes[start..end], "{} {}: {}..{}", format, kind, start, end);
             }
+            shared_by_threads(&SharedDisk::from(disk), &bytes, &windows);
         }
     }
 }

@@ -7,4 +7,5 @@
 pub mod control;
 pub mod data;
 pub mod engine;
+pub mod image;
 pub mod serving;

@@ -340,7 +340,7 @@ impl Drop for Alone {
     }
 }
 
-fn open_doors(doors: &Doors) -> Result<(Vec<RealListener>, Vec<Listening>), Failure> {
+pub(crate) fn open_doors(doors: &Doors) -> Result<(Vec<RealListener>, Vec<Listening>), Failure> {
     let mut listeners = passed()?;
     for address in &doors.nbd {
         listeners.push(
@@ -446,7 +446,7 @@ fn with_cause(error: &ListenError) -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
-fn no_thread(error: io::Error) -> Failure {
+pub(crate) fn no_thread(error: io::Error) -> Failure {
     Failure::bug(format!("the server cannot start: {error}"))
 }
 

@@ -11,7 +11,7 @@ use volume::ViewId;
 use world::{Bytes, Page, Pool, Socket, ring::Peer};
 
 /// Bytes of a receive buffer: an option of the handshake, or many small writes.
-pub(super) const INPUT_BYTES: usize = 256 << 10;
+pub(crate) const INPUT_BYTES: usize = 256 << 10;
 /// Payloads of more than this are received into pages of their own.
 const BORROWED_MAX: usize = 96 << 10;
 /// Requests of one connection that may be unanswered.
@@ -72,14 +72,14 @@ pub struct SessionInfo {
 }
 
 /// What it has open.
-pub(super) struct Open {
+pub(crate) struct Open {
     pub view: ViewId,
     pub export: Export,
     pub attach: Attach,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attach {
+pub(crate) enum Attach {
     No,
     Asked,
     Yes(ClientId),
@@ -87,7 +87,7 @@ pub(super) enum Attach {
 }
 
 /// Where bytes are to be received.
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub page: Page,
     pub from: usize,
     pub length_bytes: usize,
@@ -106,7 +106,7 @@ struct Incoming {
 }
 
 /// What the server has to do for a connection.
-pub(super) enum Need {
+pub(crate) enum Need {
     /// Find out what the name means; `serve` unless it is only looked at.
     Name { name: String, serve: bool },
     /// Find out what there is.
@@ -116,7 +116,7 @@ pub(super) enum Need {
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the socket")]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     pub socket: Socket,
     pub peer: Peer,
     pub open: Option<Open>,
@@ -150,7 +150,7 @@ pub(super) struct Connection {
 }
 
 /// What a step of [`Connection::next`] gave.
-pub(super) enum Step<'a> {
+pub(crate) enum Step<'a> {
     /// Nothing to do before more comes in, or answers go out.
     Rest,
     /// Something was answered at once: ask again.
@@ -162,7 +162,7 @@ pub(super) enum Step<'a> {
 }
 
 impl Connection {
-    pub(super) fn new(socket: Socket, input: Page, since_boot_ns: u64) -> Self {
+    pub(crate) fn new(socket: Socket, input: Page, since_boot_ns: u64) -> Self {
         let peer = socket.0.peer();
         let mut out = Vec::new();
         let session = Session::start(&mut out);
@@ -196,12 +196,12 @@ impl Connection {
     }
 
     /// Whether the handshake is still going on.
-    pub(super) fn is_shaking_hands(&self) -> bool {
+    pub(crate) fn is_shaking_hands(&self) -> bool {
         self.session.phase() == nbd::Phase::Handshake
     }
 
     /// Where the next bytes are to be received, if any are wanted.
-    pub(super) fn wants(&mut self) -> Option<Wanted> {
+    pub(crate) fn wants(&mut self) -> Option<Wanted> {
         let asked = self.open.as_ref().is_some_and(|open| open.attach == Attach::Asked);
         let waits = asked || self.asking;
         if self.receiving || self.ending || self.broken || waits || self.is_full() {
@@ -234,7 +234,7 @@ impl Connection {
     }
 
     /// Bytes have come in (0: the peer has ended).
-    pub(super) fn received(&mut self, page: Page, bytes: usize) {
+    pub(crate) fn received(&mut self, page: Page, bytes: usize) {
         self.receiving = false;
         if bytes == 0 {
             // Before a stop of ours it is the peer who has gone; after one its answers still go out.
@@ -258,7 +258,7 @@ impl Connection {
     }
 
     /// The next thing to do with what has come in.
-    pub(super) fn next<'a>(&'a mut self, pool: &Pool) -> Step<'a> {
+    pub(crate) fn next<'a>(&'a mut self, pool: &Pool) -> Step<'a> {
         if self.broken {
             return Step::Rest;
         }
@@ -443,29 +443,29 @@ impl Connection {
     }
 
     /// Whether it waits for memory.
-    pub(super) fn waits_for_pages(&self) -> bool {
+    pub(crate) fn waits_for_pages(&self) -> bool {
         self.waiting_for_pages
     }
 
     /// Answers the question what a name means.
-    pub(super) fn opened(&mut self, info: &ExportInfo<'_>) {
+    pub(crate) fn opened(&mut self, info: &ExportInfo<'_>) {
         self.asking = false;
         self.session.opened(info, &mut self.out);
     }
 
-    pub(super) fn refused(&mut self, refusal: Refusal, message: &str) {
+    pub(crate) fn refused(&mut self, refusal: Refusal, message: &str) {
         self.asking = false;
         self.session.refused(refusal, message, &mut self.out);
     }
 
-    pub(super) fn listed(&mut self, names: &[(String, String)]) {
+    pub(crate) fn listed(&mut self, names: &[(String, String)]) {
         let names = names.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         self.asking = false;
         self.session.listed(names, &mut self.out);
     }
 
     /// Answers a request.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &mut self,
         reply: ReplyTo,
         result: Result<block_device::Answer, BlockError>,
@@ -496,7 +496,7 @@ impl Connection {
     }
 
     /// What is to be sent now, if nothing is on its way.
-    pub(super) fn next_send(&mut self) -> Option<Vec<Bytes>> {
+    pub(crate) fn next_send(&mut self) -> Option<Vec<Bytes>> {
         if self.sending || self.broken {
             return None;
         }
@@ -509,7 +509,7 @@ impl Connection {
     }
 
     /// So many bytes of it have gone.
-    pub(super) fn sent(&mut self, mut bytes: usize) {
+    pub(crate) fn sent(&mut self, mut bytes: usize) {
         self.sending = false;
         self.queued_bytes -= bytes.min(self.queued_bytes);
         while bytes > 0
@@ -525,7 +525,7 @@ impl Connection {
     }
 
     /// Gives the connection up: nothing more is taken or sent, and what it held is free.
-    pub(super) fn break_off(&mut self) {
+    pub(crate) fn break_off(&mut self) {
         self.broken = true;
         self.ending = true;
         self.held = None;
@@ -537,7 +537,7 @@ impl Connection {
     }
 
     /// Whether nothing is on its way any more.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         let done = self.unanswered == 0 && !self.sending && !self.receiving;
         self.ending && done && (self.broken || self.queue.is_empty() && self.out.is_empty())
     }

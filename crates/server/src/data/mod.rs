@@ -8,7 +8,7 @@
 //! and sends all answers that are due in one send per connection. Other threads reach it through a
 //! [`Hub`] only. Nothing here blocks but the ring's turn.
 
-mod connection;
+pub(crate) mod connection;
 mod hub;
 mod stopping;
 mod tally;

@@ -37,6 +37,7 @@ mod writes;
 
 pub use init::{InitKey, InitOptions, init};
 pub use keys::{KeySource, key_dirs, slot_kinds};
+pub use naming::uri_of;
 pub use open::{Held, OpenOptions, Opened, open};
 pub use rights::Anyone;
 pub use running::{Engine, Listening, Settings};

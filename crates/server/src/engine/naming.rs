@@ -56,7 +56,12 @@ pub(super) fn without_instant(reference: &Reference) -> Result<(), Failure> {
 
 /// Where an export is reached: `nbd+unix:///db@seq:93880?socket=/run/strandline/nbd.sock`.
 pub(super) fn uri(listening: &Listening, export: &Reference) -> String {
-    let export = escaped(&export.to_string(), "@:~+.-_");
+    uri_of(listening, &export.to_string())
+}
+
+/// The same for an export of any name.
+pub fn uri_of(listening: &Listening, export: &str) -> String {
+    let export = escaped(export, "@:~+.-_");
     match listening {
         Listening::Unix(path) => {
             let path = escaped(&path.to_string_lossy(), "/@:~+.-_");

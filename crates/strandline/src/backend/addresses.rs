@@ -81,6 +81,18 @@ pub(super) fn usual(store: &Path) -> PathBuf {
     directory.join("nbd.sock")
 }
 
+/// A socket of this process alone, beside the usual one of its user.
+pub(super) fn own_socket() -> Result<PathBuf, Failure> {
+    let usual = usual(Path::new(""));
+    match usual.parent().filter(|directory| directory.is_absolute()) {
+        Some(directory) => Ok(directory.join(format!("image-{}.sock", std::process::id()))),
+        None => {
+            Err(Failure::new(codes::ADDRESS, "there is no session whose directory could be used")
+                .doing("name a socket: --nbd unix:/tmp/mine/nbd.sock"))
+        }
+    }
+}
+
 /// Makes the directory of the usual socket. Others may enter: the socket's own mode keeps them out.
 pub(super) fn prepare(usual: Option<&Path>) -> Result<(), Failure> {
     let Some(directory) = usual.and_then(Path::parent) else { return Ok(()) };

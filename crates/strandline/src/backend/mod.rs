@@ -17,7 +17,8 @@ use api::{
 };
 use server::{
     control::Client,
-    engine::{self, Anyone, Engine, InitOptions, OpenOptions, Opened, Settings},
+    engine::{self, Anyone, Engine, InitOptions, Listening, OpenOptions, Opened, Settings},
+    image::Served,
     serving::{Alone, Doors, Ended, Serving, offers_opened},
 };
 use std::{
@@ -157,6 +158,20 @@ pub fn serve_opened(
     finish(serving, |engine| !read_only && !offers_opened(engine))
 }
 
+/// Serves an image as it is, without a store, until Ctrl-C; `begun` is told once clients are served.
+pub fn serve_image(
+    served: Served,
+    nbd: &[String],
+    insecure_lan: bool,
+    begun: &mut dyn FnMut(&[Listening]),
+) -> Result<u8, Failure> {
+    let nbd = addresses::parse_all(nbd, insecure_lan)?;
+    let usual = if nbd.is_empty() { Some(addresses::own_socket()?) } else { None };
+    addresses::prepare(usual.as_deref())?;
+    let doors = Doors { nbd, usual, ..Doors::default() };
+    Ok(exit_of(server::image::serve(served, RingChoice::Auto, &doors, begun)?))
+}
+
 fn start(
     opened: Opened,
     settings: Settings,
@@ -172,10 +187,14 @@ fn start(
 }
 
 fn finish(serving: Serving, enough: impl FnMut(&Engine) -> bool) -> Result<u8, Failure> {
-    Ok(match serving.run(enough)? {
+    Ok(exit_of(serving.run(enough)?))
+}
+
+const fn exit_of(ended: Ended) -> u8 {
+    match ended {
         Ended::Whole => 0,
         Ended::Impatient => 130,
-    })
+    }
 }
 
 /// Opens the store for this process; waits a moment for a command that is about to end.

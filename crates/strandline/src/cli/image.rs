@@ -19,6 +19,8 @@ pub enum ImageVerb {
     Convert(ImageConvertArgs),
     /// Write what can be read of a damaged image, and list what cannot (exit 7 if anything)
     Salvage(ImageSalvageArgs),
+    /// Serve an image as it is, at once and read-only, in the foreground until Ctrl-C
+    Open(ImageOpenArgs),
 }
 
 /// The image that is read.
@@ -131,6 +133,22 @@ pub struct ImageSalvageArgs {
     /// Write over files, or a device that holds data
     #[arg(long)]
     pub force: bool,
+}
+
+/// `image open`
+#[derive(Debug, Args)]
+pub struct ImageOpenArgs {
+    #[command(flatten)]
+    pub state: ImageStateArgs,
+    /// Offer NBD here: unix:PATH, ADDRESS[:PORT] or [ADDRESS]:PORT; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    pub nbd: Vec<String>,
+    /// Whoever reaches the address may read; else this user and root only
+    #[arg(long)]
+    pub anyone: bool,
+    /// Allow plain TCP beyond this host
+    #[arg(long)]
+    pub insecure_lan: bool,
 }
 
 /// A format of images.

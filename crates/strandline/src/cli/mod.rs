@@ -15,7 +15,8 @@ pub use history::{
 };
 pub use image::{
     DigestName, GivenFormat, ImageArgs, ImageCheckArgs, ImageConvertArgs, ImageDigestArgs,
-    ImageFormat, ImageInfoArgs, ImageMapArgs, ImageSalvageArgs, ImageStateArgs, ImageVerb,
+    ImageFormat, ImageInfoArgs, ImageMapArgs, ImageOpenArgs, ImageSalvageArgs, ImageStateArgs,
+    ImageVerb,
 };
 pub use pages::{CompletionsArgs, DemoArgs, ManArgs};
 pub use serve::{AckPolicy, AnyoneRight, IoChoice, ServeArgs};

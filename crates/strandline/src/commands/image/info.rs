@@ -111,7 +111,8 @@ fn say_chain(disk: &Disk, out: &mut Output) -> Result<(), Stop> {
     Ok(())
 }
 
-fn kind(facts: &Facts) -> String {
+/// The format, and which kind of it.
+pub(super) fn kind(facts: &Facts) -> String {
     if facts.variant == facts.format.word() {
         return facts.variant.to_owned();
     }

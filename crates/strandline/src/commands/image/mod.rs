@@ -7,6 +7,7 @@ mod convert;
 mod digest;
 mod info;
 mod map;
+mod open;
 mod salvage;
 
 use super::restore::cannot;
@@ -38,6 +39,7 @@ pub(super) fn run(verb: ImageVerb, context: &mut Context<'_>) -> Result<u8, Stop
         ImageVerb::Digest(args) => digest::run(&args, context),
         ImageVerb::Convert(args) => convert::run(&args, context),
         ImageVerb::Salvage(args) => salvage::run(&args, context),
+        ImageVerb::Open(args) => open::run(&args, context),
     }
 }
 
