@@ -40,7 +40,7 @@ enum Work {
 
 impl ImageDevice {
     /// A device over an open image; the waker is called when something was answered.
-    pub fn start(disk: Arc<SharedDisk>, waker: Waker) -> io::Result<Self> {
+    pub fn start(disk: &Arc<SharedDisk>, waker: &Waker) -> io::Result<Self> {
         let size_bytes = disk.virtual_size();
         let (work, todo) = unbounded::<Work>();
         let (answers, ended) = unbounded();

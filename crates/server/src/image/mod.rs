@@ -78,7 +78,7 @@ pub fn serve(
     };
     let signals = StopSignals::install(waker).map_err(no_thread)?;
     let readers = Readers { anyone: served.anyone, uid: geteuid().as_raw() };
-    let device = ImageDevice::start(served.disk, ring.waker()).map_err(no_thread)?;
+    let device = ImageDevice::start(&served.disk, &ring.waker()).map_err(no_thread)?;
     let name = (served.name, served.description);
     let mut serving = Loop::new(device, name, readers, Arc::new(RealClock));
     for listener in listeners {

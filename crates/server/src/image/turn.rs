@@ -198,7 +198,7 @@ impl Loop {
                 Step::Rest => break,
                 Step::Handled => {}
                 Step::Need(need) => {
-                    need_of(connection, need, &self.name, self.readers, &self.device)
+                    need_of(connection, need, &self.name, self.readers, &self.device);
                 }
                 Step::Request { command, reply, bytes } => {
                     self.next_id += 1;
