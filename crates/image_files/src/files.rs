@@ -6,7 +6,7 @@ use std::{
 };
 
 use images::{Answer, Ask, Fault, FileId, Need, Step, Stepped};
-use world::real::{Folder, ForeignFile, Kinds, Refusal, Stretch};
+use world::real::{FileStat, Folder, ForeignFile, Kinds, Refusal, Stretch};
 
 use crate::Error;
 
@@ -119,6 +119,14 @@ impl Files {
     /// When it was last written, in seconds since 1970-01-01 UTC.
     pub fn modified_s(&self, file: FileId) -> u64 {
         self.get(file).file.as_ref().map_or(0, |(real, _)| real.modified_s())
+    }
+
+    /// What the file system says of it now.
+    pub fn stat(&self, file: FileId) -> Result<FileStat, Error> {
+        let open = self.get(file);
+        let Some((real, _)) = &open.file else { return Err(Error::Missing(open.path.clone())) };
+        let cannot = |cause| Error::Io { doing: "look at", path: open.path.clone(), cause };
+        real.stat().map_err(cannot)
     }
 
     /// Whether the file at a path is one of those open.

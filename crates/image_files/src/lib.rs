@@ -25,6 +25,7 @@ mod order;
 mod pack;
 mod plan;
 mod salvage;
+mod scan;
 mod shared;
 mod sink;
 mod source;
@@ -35,6 +36,7 @@ pub use digest::{Algorithm, Digest};
 pub use disk::{Disk, OpenDisk};
 pub use files::Files;
 pub use salvage::{BadRange, Salvaged};
+pub use scan::Scanned;
 pub use shared::{Piece, SharedDisk};
 pub use source::{JOB_BYTES, WINDOW};
 

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use crate::{
     Answer, Class, Detected, Extent, Facts, Fault, FileId, FolderQuery, Format, Image, Input, Kind,
-    Mapped, Part, Report, Request, Role, Step, Stepped, Stop, detect,
+    Mapped, Part, Report, Request, Role, Step, Stepped, Stop, Trouble, detect,
     input::Opened,
     limits,
     names::{self, FileName},
@@ -37,6 +37,9 @@ pub enum Purpose {
     Read,
     /// Writing in place: refused for images that say they must not be.
     Write,
+    /// Comparing parents with what their children were made over: as for reading, but a parent that
+    /// differs (by its identifiers or its size) is opened, and that it differs is a note.
+    Examine,
     /// Looking at this file alone: parents are not opened, and what they hold cannot be read.
     Inspect,
 }
@@ -83,7 +86,7 @@ enum Stage {
     /// Opening the image of a file, in a format if it is known.
     Image { file: FileId, format: Option<Format>, name: Option<String> },
     /// Looking for the parent of the lowest image.
-    Parent { candidate: usize, close: Option<Fault> },
+    Parent { candidate: usize, close: Option<(usize, Fault)> },
     /// The result was taken.
     Over,
 }
@@ -188,6 +191,11 @@ impl Opening {
         let layer = self.layers.len();
         if let Some(child) = self.layers.last_mut() {
             let admitted = child.image.admit(image.facts());
+            let examined = self.options.purpose == Purpose::Examine;
+            let admitted = admitted.or_else(|fault| match fault.class.trouble() {
+                Trouble::Differs if examined => Ok(vec![fault]),
+                _ => Err(fault),
+            });
             let of_child = |mut fault: Fault| {
                 fault.layer = layer - 1;
                 fault
@@ -274,12 +282,18 @@ impl Opening {
         &mut self,
         suffix: &'static str,
         candidate: usize,
-        close: Option<Fault>,
+        close: Option<(usize, Fault)>,
     ) -> Result<(), Stop> {
         let child = self.lowest();
         let found = self.input.names(FolderQuery { beside: child.file, suffix })?;
         let Some(name) = found.get(candidate) else {
-            return Err(close.unwrap_or_else(|| missing_parent(child)).into());
+            return match close {
+                Some((place, fault)) => {
+                    let name = found[place].clone();
+                    self.take_close(&name, fault)
+                }
+                None => Err(missing_parent(child).into()),
+            };
         };
         let next = |close| Stage::Parent { candidate: candidate + 1, close };
         let opened = match FileName::listed(name) {
@@ -298,7 +312,7 @@ impl Opening {
                         }
                         // Its identity is right and something else is not: the fault to tell.
                         Err(fault) if fault.class != Class::ParentMissing => {
-                            next(close.or(Some(fault)))
+                            next(close.or(Some((candidate, fault))))
                         }
                         Err(_) => next(close),
                     },
@@ -309,6 +323,23 @@ impl Opening {
             _ => next(close),
         };
         self.stage = stage;
+        self.input.forget();
+        Ok(())
+    }
+
+    /// No file of the folder is the parent as it was: the one that was it, or the fault of that.
+    fn take_close(&mut self, name: &str, fault: Fault) -> Result<(), Stop> {
+        if self.options.purpose != Purpose::Examine {
+            return Err(fault.into());
+        }
+        let child = self.lowest();
+        let Some(known) = FileName::listed(name) else { return Err(fault.into()) };
+        let Opened::File(file) = self.input.file(child.file, Role::Parent, &known)? else {
+            return Err(fault.into());
+        };
+        self.may_follow(file)?;
+        let format = Some(child.image.facts().format);
+        self.stage = Stage::Image { file, format, name: Some(name.to_owned()) };
         self.input.forget();
         Ok(())
     }

@@ -202,6 +202,26 @@ impl Tree {
         self.known.insert(nodes);
     }
 
+    /// Takes in what another tree without a mask knows of these nodes, which both disks have whole.
+    pub fn take_from(&mut self, other: &Self, nodes: Range<u64>) {
+        assert!(self.mask.is_empty() && other.mask.is_empty(), "hashes of other bytes");
+        assert!(nodes.end <= self.nodes().min(other.nodes()), "a node past the end of its disk");
+        let known: Vec<_> = other.known.within(nodes.clone()).collect();
+        for run in known {
+            self.drop_hashes(run.clone());
+            self.known.insert(run);
+        }
+        let groups = nodes.start / GROUP..nodes.end.div_ceil(GROUP);
+        for (number, group) in other.groups.range(groups) {
+            let places = (0..GROUP).filter(|place| group.holds(*place));
+            for (place, digest) in places.zip(&group.hashes) {
+                if nodes.contains(&(number * GROUP + place)) {
+                    self.groups.entry(*number).or_default().set(place, *digest);
+                }
+            }
+        }
+    }
+
     /// Bytes of `range` were written: what is known of their nodes is void.
     pub fn forget(&mut self, range: Range<u64>) {
         let nodes = range.start / NODE_BYTES..range.end.min(self.size).div_ceil(NODE_BYTES);

@@ -9,6 +9,8 @@
 //! - [`digest`]: one tree of hashes over guest bytes; parts of it may not be known yet.
 //! - [`seal`]: what was true of a parent when its child was made, as bytes that can be kept.
 //! - [`label`]: the record a layer of our own making carries about itself, also inside qcow2.
+//! - [`native`]: what the identifiers of a format say, for chains that nobody sealed.
+//! - [`link`]: all that is kept of a child and its parent outside of their files.
 //! - [`notice`]: which signs of a change file and header give. Signs never decide.
 //! - [`verdict`]: changed ranges against what the child holds: who sees the change.
 //! - [`order`]: the order of writes by which an identifier never stays while bytes change.
@@ -22,6 +24,8 @@
 
 pub mod digest;
 pub mod label;
+pub mod link;
+pub mod native;
 pub mod notice;
 pub mod order;
 pub mod ranges;
@@ -31,6 +35,8 @@ mod wire;
 
 pub use digest::{Difference, Digest, Found, Scope, Share, Summary, Tree};
 pub use label::{Label, LabelState, ParentLabel};
+pub use link::{ChildMark, FileMark, Link, Print};
+pub use native::{Differing, Native};
 pub use notice::{Level, Notice, Sign, Weight};
 pub use order::{Dependants, Order, OrderError, Step};
 pub use ranges::Ranges;

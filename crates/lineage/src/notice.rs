@@ -30,6 +30,28 @@ pub enum Weight {
     Proof,
 }
 
+impl Level {
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Stat => 0,
+            Self::Header => 1,
+            Self::Needed => 3,
+            Self::All => 4,
+        }
+    }
+}
+
+impl Weight {
+    /// The word for scripts.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Trigger => "trigger",
+            Self::Proof => "proof",
+        }
+    }
+}
+
 macro_rules! signs {
     ($($(#[$doc:meta])* $name:ident $level:ident $weight:ident $words:literal,)*) => {
         /// One thing that is not as it was sealed.
@@ -52,6 +74,19 @@ macro_rules! signs {
                 match self { $(Self::$name => Weight::$weight,)* }
             }
 
+            /// It as a word for scripts: `virtual-size`.
+            pub fn word(self) -> String {
+                let name = match self { $(Self::$name => stringify!($name),)* };
+                let mut word = String::new();
+                for letter in name.chars() {
+                    if letter.is_ascii_uppercase() && !word.is_empty() {
+                        word.push('-');
+                    }
+                    word.push(letter.to_ascii_lowercase());
+                }
+                word
+            }
+
             /// It in words.
             pub const fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)* }
@@ -68,6 +103,7 @@ signs! {
     Inode Stat Trigger "the inode",
     Device Stat Trigger "the device it lies on",
     Born Stat Trigger "the time its file was made",
+    Below Stat Trigger "an image further down the chain",
     Format Header Proof "the format",
     VirtualSize Header Proof "the size of the disk",
     IdGone Header Proof "its identifier, which is gone",
@@ -107,6 +143,21 @@ impl Notice {
         signs.sort_unstable();
         signs.dedup();
         Self { signs }
+    }
+
+    /// Takes in what the images below the parent show: of each the seal and what is there now. Their
+    /// bytes are part of what the parent's guest sees, so any sign of theirs is a trigger.
+    pub fn see_below<'w>(
+        &mut self,
+        sealed: &[Seal],
+        now: impl ExactSizeIterator<Item = &'w Witness>,
+    ) {
+        let is_other = sealed.len() != now.len()
+            || sealed.iter().zip(now).any(|(seal, now)| !Self::between(seal, now).is_quiet());
+        if is_other {
+            self.signs.push(Sign::Below);
+            self.signs.sort_unstable();
+        }
     }
 
     /// The signs, those of the file system first.

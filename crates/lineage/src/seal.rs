@@ -307,7 +307,7 @@ pub(crate) fn take_content(form: &mut Reader<'_>, size: u64) -> Result<Option<Su
     Ok(Some(Summary { scope, size, root, cover }))
 }
 
-fn number_of(format: Format) -> u8 {
+pub(crate) fn number_of(format: Format) -> u8 {
     match format {
         Format::Raw => 0,
         Format::Qcow2 => 1,
@@ -318,6 +318,6 @@ fn number_of(format: Format) -> u8 {
     }
 }
 
-fn format_of(number: u8) -> Option<Format> {
+pub(crate) fn format_of(number: u8) -> Option<Format> {
     Format::ALL.into_iter().find(|format| number_of(*format) == number)
 }

@@ -8,7 +8,7 @@
 //! holds a part, it is unknown who sees the change until both bytes are compared
 //! ([`Changes::refine`]). Harmless is only for *this* child, and only while it holds what it holds.
 
-use std::{fmt, ops::Range};
+use std::{collections::BTreeMap, fmt, ops::Range};
 
 use images::{Extent, Kind, Trouble};
 
@@ -32,6 +32,8 @@ pub struct Changes {
     unknown: Ranges,
     /// What the compared trees did not look at.
     mask: Ranges,
+    /// Of these nodes of `coarse`, by their starts: in these runs some byte differs.
+    narrowed: BTreeMap<u64, Ranges>,
 }
 
 /// What a range of a parent is for a child. In rising order of what it takes to go on.
@@ -109,6 +111,19 @@ pub enum Answer {
     Refuse(Trouble),
 }
 
+impl Verdict {
+    /// The word for scripts.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Beyond => "beyond",
+            Self::Shadowed => "shadowed",
+            Self::Unknown => "unknown",
+            Self::Visible => "visible",
+        }
+    }
+}
+
 impl Child {
     /// A child of `size` bytes that holds `held`. Sectors that it holds in part only fall through.
     pub fn new(size: u64, held: &Ranges) -> Self {
@@ -154,7 +169,28 @@ impl Changes {
     /// What two trees tell.
     pub fn between(sealed: &Tree, now: &Tree) -> Self {
         let Difference { differs: coarse, unknown } = sealed.compare(now);
-        Self { exact: Ranges::new(), coarse, unknown, mask: sealed.mask().clone() }
+        Self { coarse, unknown, mask: sealed.mask().clone(), ..Self::default() }
+    }
+
+    /// Two trees of the nodes that a child held in part, taken without what it held: of such a node
+    /// they tell whether a byte changed that the child needed, or one that it did not.
+    pub fn sharpen(&mut self, sealed: &Tree, now: &Tree) {
+        if sealed.mask() != now.mask() {
+            return;
+        }
+        let nodes: Vec<_> = self.coarse.iter().flat_map(cut_by_nodes).collect();
+        for node in nodes {
+            let number = node.start / NODE_BYTES;
+            let (Some(was), Some(is)) = (sealed.get(number), now.get(number)) else { continue };
+            let held: Ranges = sealed.mask().within(node.clone()).collect();
+            if was == is {
+                self.narrowed.insert(node.start, held);
+            } else {
+                // Whether what was held changed, too, nobody looked.
+                self.unknown.extend(held.iter());
+                self.narrowed.insert(node.start, held.gaps(node).collect());
+            }
+        }
     }
 
     /// Bytes that are known to differ, in whole sectors.
@@ -236,10 +272,12 @@ impl Changes {
         judgement.in_order()
     }
 
-    /// Some byte of the node differs that no mask hid. Only where the child sees all of those, or
+    /// Some byte of the node differs that no mask hid, and within what it was narrowed to. Only where the child sees all of those, or
     /// none, is it known whether it sees the one.
     fn judge_node(&self, node: Range<u64>, child: &Child, judgement: &mut Judgement) {
-        let looked_at: Ranges = self.mask.gaps(node).collect();
+        let place = node.start / NODE_BYTES * NODE_BYTES;
+        let narrowed = self.narrowed.get(&place).cloned();
+        let looked_at: Ranges = narrowed.unwrap_or_else(|| self.mask.gaps(node).collect());
         let sees_all = looked_at.iter().all(|run| child.sees(run.clone()).eq([run]));
         let verdict = if sees_all { Verdict::Visible } else { Verdict::Unknown };
         for run in looked_at.iter() {

@@ -125,6 +125,15 @@ impl<'a> Reader<'a> {
         Ok(ranges)
     }
 
+    /// Bytes with their length before them.
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = usize::try_from(self.u32()?).unwrap_or(usize::MAX);
+        let short = Malformed::Short { what: self.what };
+        let (bytes, rest) = self.rest.split_at_checked(len).ok_or(short)?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
     pub(crate) fn end(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.wrong("length")) }
     }

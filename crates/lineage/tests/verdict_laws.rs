@@ -133,6 +133,41 @@ proptest! {
         prop_assert!(judgement.ranges().windows(2).all(|pair| pair[0].0.end <= pair[1].0.start));
     }
 
+    /// A digest of all, with one of the nodes that the child holds in part: decides alone, and tells
+    /// harmless changes from none.
+    #[test]
+    fn edges_make_a_digest_of_all_decide(case in cases(), grown in vec((0..SECTORS, 1..50_u64), 0..3)) {
+        let Case { before, after, child } = case;
+        let size = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap();
+        let (sealed, blank) = (Tree::new(size(&before)), Tree::new(size(&after)));
+        let (sealed, now) = (fill(sealed, &before, None), fill(blank, &after, None));
+        let edges = Tree::needed(size(&before), child.mask());
+        let edges_now = fill(edges.again(size(&after)), &after, None);
+        let edges = fill(edges, &before, None);
+        let mut changes = Changes::between(&sealed, &now);
+        changes.sharpen(&edges, &edges_now);
+
+        let visible = sees_a_change(&before, &after, &child);
+        let verdict = changes.judge(&child).overall();
+        prop_assert_eq!(verdict == Verdict::Visible, visible);
+        prop_assert!(verdict != Verdict::Unknown);
+        prop_assert_eq!(verdict == Verdict::Same, sealed.compare(&now).differs.is_empty());
+
+        // A child that was written since, and one that let go: never wrong, perhaps unknown.
+        for lets_go in [false, true] {
+            let mut held = child.held().clone();
+            for (start, len) in &grown {
+                let run = start * SECTOR_BYTES..(start + len) * SECTOR_BYTES;
+                if lets_go { held.remove(run) } else { held.insert(run) }
+            }
+            let child = Child::new(child.size(), &held);
+            let visible = sees_a_change(&before, &after, &child);
+            let verdict = changes.judge(&child).overall();
+            prop_assert!(verdict != Verdict::Visible || visible);
+            prop_assert!(verdict >= Verdict::Unknown || !visible);
+        }
+    }
+
     /// What was not hashed is never called harmless where the child reads it.
     #[test]
     fn a_partial_digest_hides_no_change(case in cases(), gap in 0..3_u64) {

@@ -16,6 +16,7 @@ mod bitmaps;
 mod check;
 mod claims;
 mod entry;
+pub mod extend;
 mod header;
 pub mod pack;
 pub(crate) mod relink;

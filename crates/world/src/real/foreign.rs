@@ -19,7 +19,7 @@ use std::{
 use rustix::{
     fs::{
         self, AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom,
-        Stat,
+        Stat, StatxFlags,
     },
     io::{Errno, retry_on_intr},
 };
@@ -160,6 +160,59 @@ pub enum Stretch {
     Hole(u64),
 }
 
+/// What the file system says of a file at one moment. Times are ns since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStat {
+    /// Length.
+    pub length_bytes: u64,
+    /// Last change of its bytes; anybody may set it. 0 for a device.
+    pub modified_ns: i64,
+    /// Last change of bytes or inode; the clock alone sets it. 0 for a device.
+    pub changed_ns: i64,
+    /// Inode; the number of a device.
+    pub inode: u64,
+    /// Device that it lies on; [`u64::MAX`] for what is one.
+    pub device: u64,
+    /// When it was made, where the file system knows.
+    pub born_ns: Option<i64>,
+}
+
+impl FileStat {
+    /// Of the file at a path; links are followed.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Self::asked(fs::CWD, path, AtFlags::empty())
+    }
+
+    fn asked(from: impl AsFd, path: &Path, flags: AtFlags) -> io::Result<Self> {
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let told = retry_on_intr(|| fs::statx(&from, path, flags, wanted))?;
+        let ns = |time: &fs::StatxTimestamp| {
+            time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+        };
+        let born = told.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let device = fs::makedev(told.stx_dev_major, told.stx_dev_minor);
+        if FileType::from_raw_mode(told.stx_mode.into()) == FileType::BlockDevice {
+            let inode = fs::makedev(told.stx_rdev_major, told.stx_rdev_minor);
+            return Ok(Self {
+                length_bytes: 0,
+                modified_ns: 0,
+                changed_ns: 0,
+                inode,
+                device: u64::MAX,
+                born_ns: None,
+            });
+        }
+        Ok(Self {
+            length_bytes: told.stx_size,
+            modified_ns: ns(&told.stx_mtime),
+            changed_ns: ns(&told.stx_ctime),
+            inode: told.stx_ino,
+            device,
+            born_ns: born.then(|| ns(&told.stx_btime)),
+        })
+    }
+}
+
 impl ForeignFile {
     /// Opens a file by a path that the user named.
     pub fn open(path: &Path, kinds: Kinds) -> Result<Self, Refusal> {
@@ -203,6 +256,14 @@ impl ForeignFile {
     /// What tells one file from another, whatever its name.
     pub fn inode(&self) -> (u64, u64) {
         self.inode
+    }
+
+    /// What the file system says of it now; the length of a device is that of its opening.
+    pub fn stat(&self) -> io::Result<FileStat> {
+        let told = FileStat::asked(&self.fd, Path::new(""), AtFlags::EMPTY_PATH)?;
+        let is_device = told.device == u64::MAX;
+        let length_bytes = if is_device { self.length_bytes } else { told.length_bytes };
+        Ok(FileStat { length_bytes, ..told })
     }
 
     /// Its length when it was opened.
@@ -491,6 +552,24 @@ mod tests {
             let refused = ForeignFile::open(path, Kinds::FilesAndDevices);
             assert!(matches!(refused, Err(Refusal::Forbidden(_))), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_told_by_its_inode_and_times() {
+        let (dir, _) = folder();
+        let (one, two) = (dir.path().join("a"), dir.path().join("b"));
+        put(&one, b"hello");
+        let file = ForeignFile::open(&one, Kinds::Files).expect("opens");
+        let stat = file.stat().expect("told");
+        assert_eq!((stat.length_bytes, (stat.device, stat.inode)), (5, file.inode()));
+        assert!(stat.modified_ns > 0 && stat.changed_ns >= stat.modified_ns, "{stat:?}");
+        std::fs::rename(&one, &two).expect("moved");
+        let moved = FileStat::at(&two).expect("told");
+        let same = |stat: FileStat| (stat.inode, stat.device, stat.born_ns, stat.modified_ns);
+        assert_eq!(same(moved), same(stat));
+        put(&one, b"hello");
+        assert_ne!(FileStat::at(&one).expect("told").inode, stat.inode);
+        assert!(FileStat::at(&dir.path().join("absent")).is_err());
     }
 
     #[test]

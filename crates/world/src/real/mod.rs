@@ -29,7 +29,9 @@ pub use child::{exit_code, run_to_end};
 pub use clock::{RealChance, RealClock};
 pub use disk::{FileSystem, FileSystemKind, LockError, LockKind, RealDisk, RealFile, StoreLock};
 pub use edited::{EditError, EditedFile};
-pub use foreign::{Folder, ForeignFile, Kinds, NewFile, Place, Refusal, Stretch, TargetDevice};
+pub use foreign::{
+    FileStat, Folder, ForeignFile, Kinds, NewFile, Place, Refusal, Stretch, TargetDevice,
+};
 pub use net::{ConnectError, ListenError, adopt_listener, connect_unix, listen_tcp, listen_unix};
 pub use process::{
     ProcessId, forbid_dumps, group_id, group_name, groups_of, lock_memory, program_of,
