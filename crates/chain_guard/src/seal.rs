@@ -54,14 +54,14 @@ impl Survey {
         book: &mut Book,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<Sealed>, Error> {
-        if let Some(bad) = reports.iter().find(|report| is_refused(report)) {
-            if options.accept.is_none() {
-                return Err(Error::Differs {
-                    child: bad.child.clone(),
-                    parent: bad.parent.clone(),
-                    why: bad.text(),
-                });
-            }
+        if let Some(bad) = reports.iter().find(|report| is_refused(report))
+            && options.accept.is_none()
+        {
+            return Err(Error::Differs {
+                child: bad.child.clone(),
+                parent: bad.parent.clone(),
+                why: bad.text(),
+            });
         }
         if self.view().links() == 0 {
             return Err(Error::Alone(self.view().layers()[0].path.clone()));
@@ -133,10 +133,10 @@ impl Survey {
 /// Whether a link must not be sealed as it is without a word.
 fn is_refused(report: &LinkReport) -> bool {
     match (&report.seal, report.status) {
-        (_, Status::Fault) | (SealFacts::Unreadable(_), _) => true,
         // What nobody sealed is what sealing is for; a copy of an empty child is one of those.
-        (SealFacts::None | SealFacts::Alike, _) | (_, Status::Ok) => false,
-        (SealFacts::Found { .. } | SealFacts::Label, Status::Unknown) => true,
+        (SealFacts::None | SealFacts::Alike, status) => status == Status::Fault,
+        (SealFacts::Unreadable(_), _) => true,
+        (SealFacts::Found { .. } | SealFacts::Label, status) => status != Status::Ok,
     }
 }
 

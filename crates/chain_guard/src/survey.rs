@@ -359,10 +359,9 @@ fn look_up(
                 return Ok(Ok(Found::None));
             }
             let print = reading.print(layer)?;
-            Ok(book.by_print(&print).map(|links| match links.is_empty() {
-                true => Found::None,
-                false => Found::ByPrint(links),
-            }))
+            Ok(book
+                .by_print(&print)
+                .map(|links| if links.is_empty() { Found::None } else { Found::ByPrint(links) }))
         }
         Err(error) => Ok(Err(error)),
     }

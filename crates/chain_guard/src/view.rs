@@ -38,8 +38,8 @@ impl View {
             let facts = layer.facts().clone();
             let files = files_of(layer.file(), &facts);
             let witness = Witness::of(&facts, stats(&disk, &files)?);
-            let files = files.iter().map(|file| disk.files().path(*file).to_owned()).collect();
-            let path = disk.files().path(layer.file()).to_owned();
+            let files = files.iter().map(|file| shown(disk.files().path(*file))).collect();
+            let path = shown(disk.files().path(layer.file()));
             layers.push(LayerView { path, facts, witness, files });
         }
         Ok(Self { how, layers })
@@ -106,6 +106,11 @@ impl LayerView {
     pub fn mark(&self) -> FileMark {
         FileMark::of(&self.witness.files[0])
     }
+}
+
+/// A path as people write it: a parent found in the present folder is `base.raw`, not `./base.raw`.
+fn shown(path: &Path) -> PathBuf {
+    path.strip_prefix(".").unwrap_or(path).to_owned()
 }
 
 fn files_of(own: FileId, facts: &Facts) -> Vec<FileId> {

@@ -155,19 +155,17 @@ fn add(
     let end = content.start + len.next_multiple_of(8) + HEAD;
     let room = || no("there is no room in its first cluster");
     let mut taken = end;
-    if let Some(old) = name {
-        if old.start < end {
-            let start = end.max(old.end);
-            let moved = start..start + (old.end - old.start);
-            taken = moved.end;
-            if taken > wide(head.len()) {
-                return Err(room());
-            }
-            head.copy_within(narrow(old.start)..narrow(old.end), narrow(start));
-            steps.write_sectors(head, moved).sync();
-            head[8..16].copy_from_slice(&start.to_be_bytes());
-            steps.write_sectors(head, 0..SECTOR_BYTES).sync();
+    if let Some(old) = name.filter(|old| old.start < end) {
+        let start = end.max(old.end);
+        let moved = start..start + (old.end - old.start);
+        taken = moved.end;
+        if taken > wide(head.len()) {
+            return Err(room());
         }
+        head.copy_within(narrow(old.start)..narrow(old.end), narrow(start));
+        steps.write_sectors(head, moved).sync();
+        head[8..16].copy_from_slice(&start.to_be_bytes());
+        steps.write_sectors(head, 0..SECTOR_BYTES).sync();
     }
     if taken > wide(head.len()) {
         return Err(room());
