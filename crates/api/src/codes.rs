@@ -96,6 +96,7 @@ registry! {
     IMAGE_UNFIT = 2025 "the file is nothing that can be an image";
     IMAGE_UNWRITABLE = 2026 "the disk cannot be written in that format, or not there";
     TARGET_IS_SOURCE = 2027 "the file to be written is one of those that are read";
+    IMAGE_ALONE = 2028 "the image stands on no other";
 
     NO_STORE = 3001 "there is no store in this directory";
     NO_FILE = 3002 "a file or device that the command names does not exist";
@@ -126,6 +127,8 @@ registry! {
     SOCKET_LIVE = 4007 "a process listens at this socket";
     NOT_EMPTY = 4008 "the directory is not empty";
     TARGET_EXISTS = 4009 "the file to be written exists";
+    BOOK_BUSY = 4010 "another process writes the seals of images";
+    IMAGE_BUSY = 4011 "an image changed while it was looked at";
 
     WRONG_KEY = 5001 "this passphrase or key opens no key slot of the store";
     KEY_MISSING = 5002 "no key was found for the store";
@@ -156,6 +159,7 @@ registry! {
     DISK_ERROR = 7005 "the disk gave an error";
     IMAGE_DAMAGED = 7006 "an image is damaged";
     IMAGE_LIMIT = 7007 "an image goes beyond what this program follows";
+    BOOK_DAMAGED = 7008 "the kept seals of images are damaged";
 
     SERVER_SILENT = 8001 "the server does not answer";
     SERVER_GONE = 8002 "the connection to the server broke";

@@ -25,6 +25,18 @@ pub fn default_store() -> PathBuf {
     }
 }
 
+/// Where seals of images are kept when neither a folder nor a store is named.
+pub fn guard_book() -> PathBuf {
+    let own = env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".local/state")));
+    match own {
+        Some(own) if !geteuid().is_root() => own.join("strandline/guard"),
+        _ => Path::new(SYSTEM_STORE).join("guard"),
+    }
+}
+
 /// The control socket of a store's server.
 pub fn control_socket(store: &Path) -> PathBuf {
     store.join("control.sock")

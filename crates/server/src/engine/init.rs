@@ -148,7 +148,9 @@ fn must_be_empty(dir: &Path, disk: &dyn Disk) -> Result<(), Failure> {
         }
     }
     let listing = std::fs::read_dir(dir).map_err(|error| disk_failure(&make(dir), &error))?;
-    let mut others = listing.flatten().filter(|entry| entry.file_name() != "lost+found");
+    // Seals of images may be kept here before there is a store.
+    let ours = |name: &std::ffi::OsStr| name == "lost+found" || name == "guard";
+    let mut others = listing.flatten().filter(|entry| !ours(&entry.file_name()));
     match others.next() {
         None => Ok(()),
         Some(entry) => Err(Failure::new(

@@ -1,6 +1,6 @@
 //! `image …`
 
-use super::size;
+use super::{ChainVerb, size};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -21,6 +21,9 @@ pub enum ImageVerb {
     Salvage(ImageSalvageArgs),
     /// Serve an image as it is, at once and read-only, in the foreground until Ctrl-C
     Open(ImageOpenArgs),
+    /// Guard images that stand on others against changes of those
+    #[command(subcommand)]
+    Chain(ChainVerb),
 }
 
 /// The image that is read.

@@ -3,6 +3,7 @@
 //! References and instants stay text here: a bare time is read in the zone of `--tz`, which is
 //! known only after parsing.
 
+mod chain;
 mod history;
 mod image;
 mod pages;
@@ -10,6 +11,10 @@ mod serve;
 mod store;
 mod vol;
 
+pub use chain::{
+    ChainCheckArgs, ChainExplainArgs, ChainGuardArgs, ChainOpenArgs, ChainVerb, ChainWatchArgs,
+    CheckLevel, GuardLevel,
+};
 pub use history::{
     CloneArgs, CloseArgs, DiffArgs, LogArgs, LogUnit, MarkVerb, OpenArgs, RestoreArgs, RewindArgs,
 };

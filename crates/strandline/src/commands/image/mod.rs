@@ -2,6 +2,7 @@
 //!
 //! What an image says (names, versions, identifiers) is printed escaped, as all that others wrote.
 
+mod chain;
 mod check;
 mod convert;
 mod digest;
@@ -40,6 +41,7 @@ pub(super) fn run(verb: ImageVerb, context: &mut Context<'_>) -> Result<u8, Stop
         ImageVerb::Convert(args) => convert::run(&args, context),
         ImageVerb::Salvage(args) => salvage::run(&args, context),
         ImageVerb::Open(args) => open::run(&args, context),
+        ImageVerb::Chain(verb) => chain::run(verb, context),
     }
 }
 
@@ -190,11 +192,21 @@ fn watched<T>(
 ) -> Result<Option<T>, Error> {
     // Where signals are caught already, or cannot be, they do what they did before.
     let signals = StopSignals::install(Waker(Arc::new(|| ()))).ok();
+    let stopped = || signals.as_ref().is_some_and(|signals| signals.count() > 0);
+    watched_by(&stopped, global, quiet, what, total, work)
+}
+
+/// The same for who catches signals itself.
+fn watched_by<T>(
+    stopped: &dyn Fn() -> bool,
+    global: &Global,
+    quiet: bool,
+    what: &'static str,
+    total: u64,
+    work: impl FnOnce(&mut Watch<'_>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
     let mut progress = Progress::new(global.progress, quiet, what, total);
-    let ended = work(&mut Watch {
-        progress: &mut |bytes| progress.advance(bytes),
-        stopped: &|| signals.as_ref().is_some_and(|signals| signals.count() > 0),
-    });
+    let ended = work(&mut Watch { progress: &mut |bytes| progress.advance(bytes), stopped });
     progress.finish();
     match ended {
         Ok(done) => Ok(Some(done)),
