@@ -129,6 +129,7 @@ registry! {
     TARGET_EXISTS = 4009 "the file to be written exists";
     BOOK_BUSY = 4010 "another process writes the seals of images";
     IMAGE_BUSY = 4011 "an image changed while it was looked at";
+    IMAGE_IN_USE = 4012 "a program uses the file of an image";
 
     WRONG_KEY = 5001 "this passphrase or key opens no key slot of the store";
     KEY_MISSING = 5002 "no key was found for the store";
@@ -151,6 +152,8 @@ registry! {
     DIRECTION = 6010 "both sides hold writes that the other lacks";
     PARENT_DIFFERS = 6011 "the parent of an image is not what the image was made over";
     IMAGE_READ_ONLY = 6012 "the image says that it must not be written";
+    PARENT_UNSEALED = 6013 "nobody can tell whether an image stands on what it was made over";
+    PARENT_UNPROVEN = 6014 "nothing proves that a parent is the right one, and no reason was given";
 
     DAMAGED = 7001 "damaged bytes were met";
     CHECK_FOUND = 7002 "the check found damage";

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use images::{Chain, Extent, Format, Mapped, OpenOptions, Opening, Purpose, Report};
+use images::{Chain, Extent, Format, Mapped, OpenOptions, Opening, Outside, Purpose, Report};
 use world::real::Kinds;
 
 use crate::{Error, Files, fetch::Fetcher, source::Source};
@@ -25,6 +25,8 @@ pub struct OpenDisk {
     pub search: Vec<PathBuf>,
     /// Which files may be opened.
     pub kinds: Kinds,
+    /// Parents may lie outside the folder of the image that names them: the user's own images.
+    pub outside: bool,
 }
 
 impl Default for OpenDisk {
@@ -36,6 +38,7 @@ impl Default for OpenDisk {
             purpose: Purpose::Read,
             search: Vec::new(),
             kinds: Kinds::Files,
+            outside: false,
         }
     }
 }
@@ -49,7 +52,7 @@ pub struct Disk {
 impl Disk {
     /// Opens the image at `path`.
     pub fn open(path: &Path, how: &OpenDisk) -> Result<Self, Error> {
-        let mut files = Files::new(&how.search, how.kinds)?;
+        let mut files = Files::new(&how.search, how.kinds, how.outside)?;
         let (file, len) = files.open_named(path)?;
         let options = OpenOptions {
             format: how.format,
@@ -57,6 +60,11 @@ impl Disk {
             parent_format: how.parent_format,
             snapshot: how.snapshot.clone(),
             purpose: how.purpose,
+            outside: match (how.outside, how.search.is_empty()) {
+                (true, _) => Outside::Follow,
+                (false, false) => Outside::LastStep,
+                (false, true) => Outside::Refuse,
+            },
         };
         let chain = files.drive(Opening::new(file, len, options))?;
         files.keep_only(&chain.files());

@@ -8,7 +8,7 @@ use std::{
 use images::{Answer, Ask, Fault, FileId, Need, Step, Stepped};
 use world::real::{FileStat, Folder, ForeignFile, Kinds, Refusal, Stretch};
 
-use crate::Error;
+use crate::{Error, edit::bar_error};
 
 /// Open files. Numbers are given in the order of opening and never used again.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Files {
     by_inode: HashMap<(u64, u64), FileId>,
     search: Vec<Folder>,
     kinds: Kinds,
+    /// Names that lead out of an image's folder are followed.
+    outside: bool,
 }
 
 #[derive(Debug)]
@@ -30,7 +32,7 @@ struct Open {
 impl Files {
     /// No file yet. `search` are folders in which parts and parents are looked for when they are not
     /// where the image says.
-    pub(crate) fn new(search: &[PathBuf], kinds: Kinds) -> Result<Self, Error> {
+    pub(crate) fn new(search: &[PathBuf], kinds: Kinds, outside: bool) -> Result<Self, Error> {
         let folder = |path: &PathBuf| {
             Folder::open(path).map_err(|cause| Error::Io {
                 doing: "open the folder",
@@ -39,7 +41,7 @@ impl Files {
             })
         };
         let search = search.iter().map(folder).collect::<Result<_, _>>()?;
-        Ok(Self { open: Vec::new(), by_inode: HashMap::new(), search, kinds })
+        Ok(Self { open: Vec::new(), by_inode: HashMap::new(), search, kinds, outside })
     }
 
     /// The file that the user named: its number and length.
@@ -129,6 +131,13 @@ impl Files {
         real.stat().map_err(cannot)
     }
 
+    /// Keeps writers out of it for as long as it is open.
+    pub(crate) fn bar(&self, file: FileId) -> Result<(), Error> {
+        let open = self.get(file);
+        let barred = open.file.as_ref().map_or(Ok(()), |(real, _)| real.bar_writers());
+        barred.map_err(|error| bar_error(error, &open.path))
+    }
+
     /// Whether the file at a path is one of those open.
     pub(crate) fn has(&self, path: &Path) -> bool {
         ForeignFile::open(path, Kinds::FilesAndDevices)
@@ -194,6 +203,19 @@ impl Files {
         name: &str,
     ) -> Result<(PathBuf, ForeignFile, Folder), (PathBuf, Refusal)> {
         let last = name.rsplit('/').next().unwrap_or(name);
+        let is_outside = name.starts_with('/') || name.split('/').any(|step| step == "..");
+        if let (true, true, Some((_, folder))) = (self.outside, is_outside, &self.get(from).file) {
+            let path = folder.path().join(name);
+            match ForeignFile::open(&path, self.kinds) {
+                Err(Refusal::Missing) => {}
+                Err(refusal) => return Err((path, refusal)),
+                Ok(file) => {
+                    let cannot = |cause| (path.clone(), Refusal::Io(cause));
+                    let folder = Folder::of(&path).map_err(cannot)?;
+                    return Ok((path, file, folder));
+                }
+            }
+        }
         for (place, folder) in self.folders(from).enumerate() {
             let name = if place == 0 { name } else { last };
             let path = folder.path().join(name);

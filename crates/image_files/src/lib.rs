@@ -19,6 +19,7 @@
 mod convert;
 mod digest;
 mod disk;
+mod edit;
 mod fetch;
 mod files;
 mod order;
@@ -34,6 +35,7 @@ mod write;
 pub use convert::{Conversion, Converted, Prepared, Subformat, Target, write_list};
 pub use digest::{Algorithm, Digest};
 pub use disk::{Disk, OpenDisk};
+pub use edit::edit_error;
 pub use files::Files;
 pub use salvage::{BadRange, Salvaged};
 pub use scan::Scanned;
@@ -98,6 +100,14 @@ pub enum Error {
     /// The disk cannot be written in that format, or not so.
     #[error(transparent)]
     Unwritable(#[from] Unwritable),
+    /// Somebody uses it.
+    #[error("{}: {why}", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        why: &'static str,
+    },
     /// A target of that kind takes no such output.
     #[error("{0}")]
     Unsuitable(&'static str),

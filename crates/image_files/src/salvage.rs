@@ -4,7 +4,7 @@
 //! file that gives errors is read again sector by sector, so that a bad one costs no more than
 //! itself.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, ops::Range, path::Path};
 
 use images::{Extent, Kind};
 use world::real::Place;
@@ -83,16 +83,30 @@ impl Disk {
         force: bool,
         watch: &mut Watch<'_>,
     ) -> Result<Salvaged, Error> {
+        self.salvage_but(&[], "", path, force, watch)
+    }
+
+    /// The same, but ranges that can be read and must not be believed count as bad, with that reason.
+    /// They are in order and apart.
+    pub fn salvage_but(
+        &mut self,
+        distrust: &[Range<u64>],
+        why: &str,
+        path: &Path,
+        force: bool,
+        watch: &mut Watch<'_>,
+    ) -> Result<Salvaged, Error> {
+        let distrust = (distrust, why);
         let size = self.virtual_size();
         if self.look(path, force)? == Place::Device {
             let mut sink = DeviceSink::open(path, size, force)?;
-            let bad = self.salvage_to(&mut sink, watch)?;
+            let bad = self.salvage_to(distrust, &mut sink, watch)?;
             sink.finish()?;
             return Ok(Salvaged { virtual_size: size, bad, written_bytes: sink.written });
         }
         let mut sink = FileSink::make(path)?;
         sink.set_length(size)?;
-        let bad = self.salvage_to(&mut sink, watch)?;
+        let bad = self.salvage_to(distrust, &mut sink, watch)?;
         let written_bytes = sink.written;
         sink.place(force)?;
         Ok(Salvaged { virtual_size: size, bad, written_bytes })
@@ -100,11 +114,12 @@ impl Disk {
 
     /// Reads all that the guest can see; gives what cannot be read.
     pub fn unreadable(&mut self, watch: &mut Watch<'_>) -> Result<Vec<BadRange>, Error> {
-        self.salvage_to(&mut Nowhere, watch)
+        self.salvage_to((&[], ""), &mut Nowhere, watch)
     }
 
     fn salvage_to(
         &mut self,
+        (mut distrust, why): (&[Range<u64>], &str),
         sink: &mut dyn Sink,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<BadRange>, Error> {
@@ -118,15 +133,28 @@ impl Disk {
                 return Ok(None);
             }
             let start = place;
-            let job = match source.extents(start, size) {
+            while distrust.first().is_some_and(|range| range.end <= start) {
+                distrust = &distrust[1..];
+            }
+            let (stop, lost) = match distrust.first() {
+                Some(range) if range.start <= start => (range.end.min(size), true),
+                Some(range) => (range.start.min(size), false),
+                None => (size, false),
+            };
+            if lost {
+                place = stop;
+                let bad = BadRange { start, len: stop - start, why: why.to_owned() };
+                return Ok(Some(Job::Lost(bad)));
+            }
+            let job = match source.extents(start, stop) {
                 Ok(extents) => Job::Extents(extents),
                 Err(error) => {
-                    let end = (start / blind + 1).saturating_mul(blind).min(size);
+                    let end = (start / blind + 1).saturating_mul(blind).min(stop);
                     Job::Lost(bad(start, end - start, &error))
                 }
             };
             place = match &job {
-                Job::Extents(extents) => extents.last().map_or(size, Extent::end),
+                Job::Extents(extents) => extents.last().map_or(stop, Extent::end),
                 Job::Lost(bad) => bad.start + bad.len,
             };
             Ok(Some(job))

@@ -11,7 +11,7 @@ use crate::{
     Mapped, Part, Report, Request, Role, Step, Stepped, Stop, Trouble, detect,
     input::Opened,
     limits,
-    names::{self, FileName},
+    names::{self, FileName, Style},
     qcow2, raw, vdi, vhd, vhdx, vmdk,
 };
 
@@ -28,6 +28,20 @@ pub struct OpenOptions {
     pub snapshot: Option<String>,
     /// What it is opened for.
     pub purpose: Purpose,
+    /// How parents are followed whose names lead out of their child's folder.
+    pub outside: Outside,
+}
+
+/// What to do with a parent's name that leads out of its child's folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outside {
+    /// It is refused: images of strangers.
+    #[default]
+    Refuse,
+    /// Its last step is asked for as a name of its own: the user told folders to look in.
+    LastStep,
+    /// It is followed: the user's own images.
+    Follow,
 }
 
 /// What an image is opened for.
@@ -52,6 +66,7 @@ impl Default for OpenOptions {
             parent_format: None,
             snapshot: None,
             purpose: Purpose::Read,
+            outside: Outside::Refuse,
         }
     }
 }
@@ -222,9 +237,15 @@ impl Opening {
         let parent = child.image.facts().parent.as_ref().expect("asked for a parent");
         let mut refused = None;
         for name in &parent.names {
-            let name = match name {
-                Ok(name) => name,
-                Err(fault) => {
+            let led = match name {
+                Err(fault) if fault.class == Class::ParentNameForbidden => {
+                    self.outside(child.image.facts().format, &parent.stated)
+                }
+                _ => None,
+            };
+            let name = match (name, &led) {
+                (Ok(name), _) | (_, Some(name)) => name,
+                (Err(fault), None) => {
                     let is_worse = fault.class == Class::ParentNameForbidden;
                     refused = refused.filter(|_| !is_worse).or_else(|| Some(fault.clone()));
                     continue;
@@ -245,6 +266,23 @@ impl Opening {
             }
         }
         Err(refused.unwrap_or_else(|| missing_parent(child)).into())
+    }
+
+    /// What stands for a name that leads out of the child's folder, where that is allowed.
+    fn outside(&self, format: Format, stated: &str) -> Option<FileName> {
+        let style = match format {
+            Format::Qcow2 | Format::Raw => Style::Unix,
+            _ => Style::Windows,
+        };
+        let name = names::outside(stated, style)?;
+        match self.options.outside {
+            Outside::Refuse => None,
+            Outside::Follow => Some(name),
+            Outside::LastStep => {
+                let last = name.as_str().rsplit('/').next()?;
+                names::check(last, Style::Unix).ok()
+            }
+        }
     }
 
     /// Whether the file may come next: it is not in the chain yet, and the chain not too long.

@@ -45,7 +45,9 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 
-pub use chain::{Chain, Checking, Layer, LayerMap, Mapping, OpenOptions, Opening, Purpose};
+pub use chain::{
+    Chain, Checking, Layer, LayerMap, Mapping, OpenOptions, Opening, Outside, Purpose,
+};
 pub use check::{Finding, Report, Severity};
 pub use detect::{Detected, Foreign, detect};
 pub use facts::{Bitmap, Facts, Identity, OtherFile, Parent, Snapshot};

@@ -27,6 +27,12 @@ impl FileName {
         &self.0
     }
 
+    /// Whether it leads out of the folder of the image that names it: only [`outside`] gives such a
+    /// name, and an opener follows it only where the user said so.
+    pub fn is_outside(&self) -> bool {
+        self.0.starts_with('/') || self.0.split('/').any(|step| step == "..")
+    }
+
     /// The name of a file that a folder listing gave.
     pub(crate) fn listed(name: &str) -> Option<Self> {
         check(name, Style::Unix).ok().filter(|clean| clean.0 == name && !name.contains('/'))
@@ -102,6 +108,23 @@ pub fn check(name: &str, style: Style) -> Result<FileName, NameFlaw> {
         }
     }
     if clean.is_empty() { Err(NameFlaw::Empty) } else { Ok(FileName(clean.join("/"))) }
+}
+
+/// A name that leads anywhere on this machine: absolute, or climbing out of the folder. Schemes and
+/// drives are no files here and stay refused.
+pub fn outside(name: &str, style: Style) -> Option<FileName> {
+    match check(name, style) {
+        Ok(name) => return Some(name),
+        Err(NameFlaw::Absolute | NameFlaw::Climbs) => {}
+        Err(_) => return None,
+    }
+    let name = match style {
+        Style::Unix => name.to_owned(),
+        Style::Windows => name.replace('\\', "/"),
+    };
+    // `C:\x` and `\\server\x` are of another machine.
+    let is_foreign = name.split('/').next().is_some_and(|head| head.contains(':'));
+    (!is_foreign && !name.starts_with("//")).then_some(FileName(name))
 }
 
 /// [`check`] of bytes, as a fault of the class that fits the file's role: `at` is where the name
@@ -192,6 +215,22 @@ mod tests {
         ] {
             assert_eq!(check(name, Style::Windows), Err(flaw), "{name:?}");
         }
+    }
+
+    #[test]
+    fn names_may_lead_outside_where_that_is_allowed() {
+        let found = |name: &str, style| outside(name, style).map(|name| name.0);
+        for (name, is_outside) in [("base.raw", false), ("/srv/base.raw", true), ("../x", true)] {
+            let name = outside(name, Style::Unix).expect("a name");
+            assert_eq!(name.is_outside(), is_outside, "{name}");
+        }
+        assert_eq!(found("..\\vm\\x.vhdx", Style::Windows).as_deref(), Some("../vm/x.vhdx"));
+        for name in ["nbd://h/x", "json:{}", "", "a\0b", "/"] {
+            let named = found(name, Style::Unix);
+            assert!(named.is_none() || name == "/", "{name:?}: {named:?}");
+        }
+        assert_eq!(found("C:\\vm\\x.vhd", Style::Windows), None);
+        assert_eq!(found("\\\\server\\x.vhd", Style::Windows), None);
     }
 
     #[test]

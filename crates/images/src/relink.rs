@@ -13,7 +13,7 @@
 //! | qcow2 | the first sector: place and length of the name, format, feature bits; the name was written before to a free place of the first cluster |
 //! | VHD | with the same name: the header's first sector, which has ids and checksum; else the copy of the footer at the head, which leads to a header that was appended before |
 //! | VHDX | the sector of the metadata table with the locator's entry; the locator was written before to a free place of the region, and a header with a new FileWriteGuid before that |
-//! | VMDK | the sector of the descriptor that changes; else the header's sector, which leads to a descriptor written before to free sectors; a descriptor in a file of its own is replaced whole |
+//! | VMDK | the sector of the descriptor that changes; one in a file of its own is replaced whole where more do |
 //! | VDI | the first sector |
 //!
 //! A child that cannot be changed so is refused: it is to be converted.
@@ -43,6 +43,8 @@ pub struct Relink {
     pub changes_bytes: bool,
     /// Random bytes: new identifiers are taken from them.
     pub fresh: [u8; 32],
+    /// The name may lead out of the child's folder: absolute, or by `..`.
+    pub outside: bool,
     /// Feature bits (qcow2, autoclear) that the caller keeps right; the format's own two are kept
     /// anyhow, all others are cleared, as their rule says.
     pub autoclear_known: u64,
@@ -94,8 +96,11 @@ impl Relinking {
             _ => Style::Windows,
         };
         let name = &self.relink.parent.name;
-        names::check(name, style)
-            .map_err(|flaw| refused(self.format, format!("the parent's name {name:?}: {flaw}")))?;
+        if !(self.relink.outside && names::outside(name, style).is_some()) {
+            names::check(name, style).map_err(|flaw| {
+                refused(self.format, format!("the parent's name {name:?}: {flaw}"))
+            })?;
+        }
         let (file, input, relink) = (self.file, &self.input, &self.relink);
         match self.format {
             Format::Qcow2 => qcow2::relink::edit(file, input, relink),

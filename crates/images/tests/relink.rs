@@ -123,6 +123,22 @@ impl Case {
     }
 }
 
+/// The edit of a qcow2 child by a caller who keeps these feature bits right.
+fn edit_knowing(child: &[u8], parent: &ParentPlan, changes_bytes: bool, known: u64) -> Edit {
+    let folder = Folder::new().with("child", child);
+    let file = folder.id("child").expect("there");
+    let relink = Relink {
+        parent: parent.clone(),
+        changes_bytes,
+        fresh: [1; 32],
+        outside: false,
+        autoclear_known: known,
+        now_s: 0,
+    };
+    let operation = Relinking::new(file, folder.len(file), Format::Qcow2, relink);
+    testing::run(operation, &folder).expect("sound").expect("can be changed")
+}
+
 fn edit_of(
     format: Format,
     child: &[u8],
@@ -137,6 +153,7 @@ fn edit_of(
         parent: parent.clone(),
         changes_bytes,
         fresh,
+        outside: false,
         autoclear_known: 0,
         now_s: 1_800_000_000,
     };
@@ -383,6 +400,11 @@ fn qcow2_header_keeps_what_is_not_the_parents() {
     assert_eq!((parent.stated.as_str(), parent.format), (to.name.as_str(), Some(Format::Qcow2)));
     assert_eq!(found.extensions, extensions[..1]);
     assert_eq!(found.autoclear, 0, "bits that nobody here knows are cleared");
+    for (changes_bytes, left) in [(false, 4 << 60), (true, 0)] {
+        let edit = edit_knowing(&child, &to, changes_bytes, 4 << 60);
+        let found = facts(Format::Qcow2, &carry_out(&child, edit, |_, _| {}));
+        assert_eq!(found.autoclear, left, "a bit that the caller knows");
+    }
     assert_eq!(done[4096..], child[4096..], "only the header changed");
 
     // Without a stated format there is no room for one where a large extension stands first.
@@ -466,6 +488,7 @@ proptest! {
             parent: case.to.clone(),
             changes_bytes: true,
             fresh: [3; 32],
+            outside: false,
             autoclear_known: 0,
             now_s: 0,
         };

@@ -69,7 +69,9 @@ pub(crate) fn edit(file: FileId, input: &Input, relink: &Relink) -> Result<Edit,
         switches = true;
     }
     if header.version == 3 {
-        let known = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW | relink.autoclear_known;
+        // What a caller keeps right speaks of the guest's bytes: it is void where those change.
+        let of_caller = if relink.changes_bytes { 0 } else { relink.autoclear_known };
+        let known = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW | of_caller;
         let autoclear = (header.autoclear & known).to_be_bytes();
         switches |= head[88..96] != autoclear;
         head[88..96].copy_from_slice(&autoclear);

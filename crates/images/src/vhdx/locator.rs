@@ -21,6 +21,8 @@ const ENTRY: usize = 12;
 pub(super) struct Locator {
     /// The parent's DataWriteGuid.
     pub linkage: Guid,
+    /// Where the text of it stands in the file, and its bytes.
+    pub linkage_at: (u64, u64),
     /// Another that will do; [`guid::NONE`] if there is none.
     pub linkage2: Guid,
     /// The path to show: the first one that is stated.
@@ -78,6 +80,7 @@ pub(super) fn parse(bytes: &[u8], (file, at): (FileId, u64)) -> Result<Locator, 
     let stated = [relative, absolute, volume].into_iter().flatten().find_map(|value| value.text());
     Ok(Locator {
         linkage: id(linkage, KEYS[0])?,
+        linkage_at: (linkage.at, wide(linkage.bytes.len())),
         linkage2: linkage2.map_or(Ok(guid::NONE), |value| id(value, KEYS[1]))?,
         stated: stated.unwrap_or_default(),
         names: candidates(relative, [absolute, volume], file),

@@ -88,31 +88,36 @@ pub(super) struct LocatorPlace {
     pub at: u64,
     /// Its length.
     pub len: u64,
-    /// Whole sectors of the region that no item uses, for another one.
-    pub free: Option<u64>,
+    /// Whole sectors of the region that no item uses, in order: from, to.
+    free: Vec<(u64, u64)>,
 }
 
-/// The place of the parent locator, if there is one, and room for another of `wanted` bytes.
+impl LocatorPlace {
+    /// Where another locator of so many bytes has room.
+    pub fn free(&self, wanted: u64) -> Option<u64> {
+        let wanted = wanted.next_multiple_of(512);
+        let fits = |(start, end): &&(u64, u64)| end.saturating_sub(*start) >= wanted;
+        self.free.iter().find(fits).map(|(start, _)| *start)
+    }
+}
+
+/// The place of the parent locator, if there is one, and room for another.
 pub(super) fn locator_place(
     contents: &Contents,
     input: &Input,
     (at, len): (u64, u64),
-    wanted: u64,
 ) -> Result<Option<LocatorPlace>, Stop> {
     let bytes = contents.read(input, at, len.min(ITEM_BYTES_MAX), Part::Metadata)?;
     let (mut items, _) = Region { contents, at, len }.items(&bytes)?;
     let Some(found) = find(&items, &guid::PARENT_LOCATOR).copied() else { return Ok(None) };
     items.retain(|item| item.len > 0);
     items.sort_unstable_by_key(|item| item.at);
-    let sectors = |place: u64| place.next_multiple_of(512);
-    let (mut place, wanted) = (at + TABLE_BYTES, sectors(wanted));
+    let (mut place, mut free) = (at + TABLE_BYTES, Vec::new());
     for item in &items {
-        if place + wanted <= item.at / 512 * 512 {
-            break;
-        }
-        place = place.max(sectors(item.at + item.len));
+        free.push((place, item.at / 512 * 512));
+        place = place.max((item.at + item.len).next_multiple_of(512));
     }
-    let free = Some(place).filter(|place| place + wanted <= at + len);
+    free.push((place, at + len));
     Ok(Some(LocatorPlace { entry: found.entry, at: found.at, len: found.len, free }))
 }
 

@@ -1,21 +1,23 @@
 //! Another parent for a VMDK: `parentCID`, `parentFileNameHint` and, where the guest sees other bytes,
 //! `CID` in the descriptor.
 //!
-//! Where the text keeps its length (a shorter name is followed by blanks) and only one of its sectors
-//! changes, that sector is written. Else a descriptor within an extent is written to sectors that it has
-//! and does not use, and the sector of the header leads to it; one in a file of its own is made anew.
+//! Where only one sector of the text changes, that sector is written: a shorter name is followed by
+//! blanks, so that the text keeps its length, and most texts end in their first sector. Else one in a
+//! file of its own is made anew, and one within an extent is refused: it cannot be moved to other sectors,
+//! though its header says where it stands, for QEMU reads the parent's name at byte 512 whatever that says.
 
 use std::ops::Range;
 
 use super::{
     descriptor::{self, is_descriptor},
-    header::{self, AT_END, HOSTED, SECTOR},
+    header::{self, HOSTED, SECTOR},
     write::{disk_bytes, quotable},
 };
 use crate::{
     FileId, Format, Identity, Input, Part,
-    bytes::{le32, le64, narrow, wide},
+    bytes::{le32, narrow, wide},
     limits,
+    names::{self, Style},
     relink::{Edit, Halt, Relink, SECTOR_BYTES, Steps, refused},
 };
 
@@ -42,38 +44,20 @@ fn embedded(file: FileId, input: &Input, relink: &Relink) -> Result<Edit, Halt> 
     let Some((at, len)) = sparse.descriptor else {
         return Err(no("it is an extent; the image is changed by its descriptor"));
     };
-    let mut head = input.read(file, 0, SECTOR, Part::Header)?.to_vec();
     let area = input.read(file, at, len, Part::Descriptor)?.to_vec();
     let text = area.split(|byte| *byte == 0).next().unwrap_or_default();
     let mut changed = changed(text, (file, at), relink)?;
-    if let Some(edit) = in_one_sector(text, &changed, at) {
-        return Ok(edit);
+    // Zeroes follow the text, one at least: what stood there of an older one must not go on with it.
+    if changed.len() >= area.len() {
+        return Err(no("its descriptor has no room for the parent's name"));
     }
-    if le64(&head, 56) == AT_END {
-        return Err(no("its header has a second form at the end of the file"));
-    }
-    // Sectors before the descriptor are another's, unless one stood there: it is left from an edit.
-    let before = input.read_up_to(file, SECTOR, SECTOR, Part::Descriptor)?;
-    let left = at > SECTOR && is_descriptor(before);
-    let behind = at + wide(text.len() + 1).next_multiple_of(SECTOR)..at + len;
-    // One byte more than the text: a zero ends it.
-    let wanted = wide(changed.len() + 1).next_multiple_of(SECTOR);
-    let fits = |room: &Range<u64>| room.end.saturating_sub(room.start) >= wanted;
-    let (place, end) = match (left.then_some(SECTOR..at), behind) {
-        (Some(room), _) if fits(&room) => (room.start, at + len),
-        (_, room) if fits(&room) => (room.start, room.end),
-        _ => return Err(no("there is no room in it for another descriptor")),
-    };
-    changed.resize(narrow(wanted), 0);
-    head[28..36].copy_from_slice(&(place / SECTOR).to_le_bytes());
-    head[36..44].copy_from_slice(&((end - place) / SECTOR).to_le_bytes());
-    let mut steps = Steps::default();
-    steps.write(place, changed).sync();
-    steps.write(0, head).sync();
-    Ok(steps.done())
+    changed.resize(area.len(), 0);
+    in_one_sector(&area, &changed, at).ok_or_else(|| {
+        no("its descriptor would change in several sectors, which cannot be written at once")
+    })
 }
 
-/// The edit of a text that keeps its length and changes in one sector only; the text stands at `at`.
+/// The edit of bytes that keep their length and change in one sector only; they stand at `at`.
 fn in_one_sector(text: &[u8], changed: &[u8], at: u64) -> Option<Edit> {
     if text.len() != changed.len() {
         return None;
@@ -108,7 +92,13 @@ fn changed(text: &[u8], at: (FileId, u64), relink: &Relink) -> Result<Vec<u8>, H
         let text = format!("a disk of {own} bytes over a parent of {other}");
         return Err(refused(Format::Vmdk, text));
     }
-    quotable(&parent.name)?;
+    let is_led_outside = relink.outside && names::check(&parent.name, Style::Windows).is_err();
+    if is_led_outside && parent.name.contains(['"', '\n', '\r']) {
+        return Err(no("a descriptor cannot hold the parent's name"));
+    }
+    if !is_led_outside {
+        quotable(&parent.name)?;
+    }
     let lines = Lines(text);
     if !parent.name.is_ascii() && lines.value("encoding").is_none_or(|word| !is_utf8(word)) {
         return Err(no("its descriptor is not in UTF-8, and the parent's name is not in ASCII"));

@@ -11,7 +11,8 @@ use std::{
 
 use rustix::{
     fs::{self, FileType, Mode, OFlags},
-    io::retry_on_intr,
+    io::{Errno, retry_on_intr},
+    process::{Gid, Uid},
 };
 
 use super::{BarError, Refusal, bar::take_for_writing, foreign::write_all};
@@ -55,6 +56,11 @@ impl EditedFile {
         self.inode
     }
 
+    /// Its descriptor.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// Its length when it was opened.
     pub fn length_bytes(&self) -> u64 {
         self.length_bytes
@@ -65,10 +71,41 @@ impl EditedFile {
         write_all(&self.fd, offset_bytes, from)
     }
 
+    /// Puts a finished new file in its place, `own` being its path without links: the new one gets owner
+    /// and mode, is made durable and renamed over it.
+    pub fn give_way_to(&self, new: &Path, own: &Path) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = retry_on_intr(|| fs::open(new, flags, Mode::empty()))?;
+        take_owner(&file, &self.fd)?;
+        retry_on_intr(|| fs::fsync(&file))?;
+        fs::rename(new, own)?;
+        let folder = own.parent().unwrap_or(Path::new("/"));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = retry_on_intr(|| fs::open(folder, flags, Mode::empty()))?;
+        Ok(retry_on_intr(|| fs::fsync(&folder))?)
+    }
+
     /// Makes all that was written durable, the length included.
     pub fn sync(&self) -> io::Result<()> {
         Ok(retry_on_intr(|| fs::fsync(&self.fd))?)
     }
+}
+
+/// Gives one file owner, group and mode of another. Who may not give files away keeps its own; the mode
+/// follows all the same.
+pub(super) fn take_owner(new: &OwnedFd, old: &OwnedFd) -> io::Result<()> {
+    let stat = fs::fstat(old)?;
+    let owner = Some(Uid::from_raw(stat.st_uid));
+    match fs::fchown(new, owner, Some(Gid::from_raw(stat.st_gid))) {
+        Ok(()) | Err(Errno::PERM) => (),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(fs::fchmod(new, Mode::from_raw_mode(stat.st_mode))?)
+}
+
+/// Removes a file of ours that did not get its place.
+pub fn remove_new(path: &Path) -> io::Result<()> {
+    Ok(fs::unlink(path)?)
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
+use super::{EditedFile, edited::take_owner};
+
 /// How often a look-up is tried again when a rename elsewhere confused it.
 const RACES_MAX: u32 = 64;
 
@@ -390,6 +392,11 @@ impl NewFile {
     pub fn kept_bytes(&self) -> io::Result<u64> {
         let blocks = fs::fstat(&self.fd)?.st_blocks;
         Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(512))
+    }
+
+    /// Gives it owner, group and mode of the file that it shall replace.
+    pub fn take_owner_of(&self, old: &EditedFile) -> io::Result<()> {
+        take_owner(&self.fd, old.descriptor())
     }
 
     /// Makes its bytes durable, gives it its own name, and makes that durable. Unless `replace`, a

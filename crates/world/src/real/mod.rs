@@ -28,7 +28,7 @@ pub use bar::BarError;
 pub use child::{exit_code, run_to_end};
 pub use clock::{RealChance, RealClock};
 pub use disk::{FileSystem, FileSystemKind, LockError, LockKind, RealDisk, RealFile, StoreLock};
-pub use edited::{EditError, EditedFile};
+pub use edited::{EditError, EditedFile, remove_new};
 pub use foreign::{
     FileStat, Folder, ForeignFile, Kinds, NewFile, Place, Refusal, Stretch, TargetDevice,
 };

@@ -63,6 +63,7 @@ fn how(args: &ImageArgs) -> OpenDisk {
         purpose: Purpose::Read,
         search: args.search.clone(),
         kinds: if args.devices { Kinds::FilesAndDevices } else { Kinds::Files },
+        outside: false,
     }
 }
 
@@ -126,6 +127,8 @@ fn failure(error: Error, image: &Path) -> Failure {
             let text = format!("{} is part of what is read", path.display());
             Failure::new(codes::TARGET_IS_SOURCE, text).doing("name another file")
         }
+        Error::InUse { .. } => Failure::new(codes::IMAGE_IN_USE, error.to_string())
+            .doing("end the program that uses it, then try again"),
         Error::TooSmall { .. } => Failure::new(codes::TARGET_FULL, error.to_string()),
         Error::Unwritable(why) => {
             let code = match why {
