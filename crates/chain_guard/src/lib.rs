@@ -11,6 +11,7 @@
 //!   bytes are read where a sign differs, or where the caller wants it.
 //! - [`seal`]: new records for each link. What is not what it was is sealed anew only with a reason.
 //! - [`label`]: what a child of qcow2 can carry in itself, where the user asks for it.
+//! - [`candidate`]: another image in a parent's place.
 //! - [`book`]: where records are kept when the images must not be touched.
 //!
 //! `lineage` decides; this crate brings it facts and bytes. Doubt is never called well: what cannot
@@ -21,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod book;
+pub mod candidate;
 pub mod label;
 mod read;
 pub mod report;
