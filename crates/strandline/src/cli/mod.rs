@@ -12,8 +12,8 @@ mod store;
 mod vol;
 
 pub use chain::{
-    ChainCheckArgs, ChainExplainArgs, ChainGuardArgs, ChainOpenArgs, ChainVerb, ChainWatchArgs,
-    CheckLevel, GuardLevel,
+    ChainCheckArgs, ChainExplainArgs, ChainFixArgs, ChainGuardArgs, ChainHookArgs, ChainOpenArgs,
+    ChainRunArgs, ChainVerb, ChainWatchArgs, CheckLevel, GuardLevel,
 };
 pub use history::{
     CloneArgs, CloseArgs, DiffArgs, LogArgs, LogUnit, MarkVerb, OpenArgs, RestoreArgs, RewindArgs,

@@ -5,7 +5,10 @@
 
 mod check;
 mod explain;
+mod fix;
 mod guard;
+mod hook;
+mod run;
 mod watch;
 
 use super::{failure, format_of, no_pipe, told, watched, watched_by};
@@ -36,6 +39,9 @@ pub(super) fn run(verb: ChainVerb, context: &mut Context<'_>) -> Result<u8, Stop
         ChainVerb::Guard(args) => guard::run(&args, context),
         ChainVerb::Explain(args) => explain::run(&args, context),
         ChainVerb::Watch(args) => watch::run(&args, context),
+        ChainVerb::Run(args) => run::run(&args, context),
+        ChainVerb::Fix(args) => fix::run(&args, context),
+        ChainVerb::Hook(args) => hook::run(&args, context),
     }
 }
 
@@ -48,6 +54,7 @@ fn how(args: &ChainOpenArgs) -> OpenDisk {
         purpose: Purpose::Examine,
         search: args.search.clone(),
         kinds: if args.devices { Kinds::FilesAndDevices } else { Kinds::Files },
+        outside: args.outside,
     }
 }
 
