@@ -174,6 +174,10 @@ fn told(conclusion: &Conclusion) -> Option<String> {
     match conclusion.outcome {
         Outcome::Quiet => None,
         Outcome::Same if conclusion.notice.is_quiet() => None,
+        // Without a sign only one digest over all can have said so: that of a label.
+        Outcome::Unknown if conclusion.notice.is_quiet() => {
+            Some("the parent changed, and where is not known".to_owned())
+        }
         Outcome::Same => Some(format!(
             "all bytes that the child needs are what they were; changed: {}",
             conclusion.notice
