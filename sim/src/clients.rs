@@ -2,6 +2,7 @@
 
 use crate::{
     Machine,
+    bases::Going,
     menu::Menu,
     model::{Change, Content, index},
     run::Run,
@@ -23,6 +24,10 @@ pub struct Clients {
     /// Changes that failed with an error that leaves them in doubt, by client.
     pub(crate) failed: BTreeMap<u64, Change>,
     pub(crate) devices: Vec<Device>,
+    /// Bases being taken over.
+    pub(crate) going: BTreeMap<BranchId, Going>,
+    /// Writes of units, by ticket.
+    pub(crate) fills: BTreeMap<u64, (BranchId, u64)>,
     /// Open instants.
     past: Vec<(Device, u64)>,
 }
@@ -54,12 +59,15 @@ impl Clients {
             asked: BTreeMap::new(),
             failed: BTreeMap::new(),
             devices: Vec::new(),
+            going: BTreeMap::new(),
+            fills: BTreeMap::new(),
             past: Vec::new(),
         };
         if machine.store.catalogue().volumes().next().is_none() {
             clients.create(run, machine);
         }
         clients.find_devices(machine);
+        clients.find_bases(machine);
         clients
     }
 
@@ -74,6 +82,16 @@ impl Clients {
 
     /// One thing that clients do, then a turn or a few.
     pub fn step(&mut self, run: &mut Run, machine: &mut Machine) {
+        if !self.going.is_empty() && self.asked.len() < WINDOW {
+            match run.dice.below(12) {
+                0 => self.fill(run, machine),
+                1 if run.dice.below(3) == 0 => self.record(run, machine),
+                _ => {}
+            }
+            if machine.is_crashed() {
+                return;
+            }
+        }
         if self.asked.len() < WINDOW {
             let device = *run.rng.pick(&self.devices);
             match run.rng.below(100) {
@@ -260,6 +278,7 @@ impl Clients {
         let wall = machine.place.clock.wall();
         for Completion { ticket, result } in machine.take_answers() {
             let asked = self.asked.remove(&ticket.0);
+            self.filled(ticket.0, result.is_ok());
             match (asked.expect("B1: answered twice, or never asked"), result) {
                 (Asked::Change { change, fua, left, .. }, Ok(Answer::Written(sequence))) => {
                     assert!(!left, "T5: a branch that was left was written to");

@@ -4,6 +4,7 @@
 //! explained where they are made). [`Machine`] and [`Place`] serve tests that want a store in a
 //! simulated machine for a script of their own. What it cannot see: real disks, threads, sockets.
 
+mod bases;
 mod cells;
 mod clients;
 mod compare;
@@ -17,6 +18,7 @@ mod plans;
 pub mod planted;
 mod run;
 
+pub use bases::{Below, paint_image};
 pub use machine::{Machine, new_volume};
 pub use menu::{End, Menu};
 pub use model::{Change, Content, Line, Model, paint};

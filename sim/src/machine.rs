@@ -11,7 +11,7 @@ use catalogue::{
 use segment_log::Config;
 use sim_world::{Rng, SimDisk, SimNet, SimRing};
 use std::collections::{BTreeMap, VecDeque};
-use units::{BranchId, ClientId, Sequence, VolumeId};
+use units::{BranchId, ClientId, Lba, Sequence, VolumeId};
 use volume::{Device, Job, Lane, Store, ViewId};
 use world::{Clock as _, Pool, Ring as _, Wait};
 
@@ -83,6 +83,14 @@ impl Machine {
         ticket
     }
 
+    /// Takes blocks of a base over; the answer comes under the ticket.
+    pub fn fill(&mut self, base: BranchId, client: ClientId, start: Lba, bytes: Vec<u8>) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.store.fill(base, ticket, client, start, bytes);
+        ticket
+    }
+
     /// One turn of the loop; whether anything happened or still can.
     pub fn turn(&mut self) -> bool {
         let mut jobs = Vec::new();
@@ -93,7 +101,7 @@ impl Machine {
             match job.lane() {
                 Lane::Prompt => self.prompt.push_back(job),
                 Lane::Background => self.background.push_back(job),
-                Lane::Read => self.reads.push(job),
+                Lane::Read | Lane::Source => self.reads.push(job),
             }
         }
         let mut ops = Vec::new();

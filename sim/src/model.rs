@@ -3,6 +3,7 @@
 //! Knows nothing of cells, segments or indexes. A request that got no answer is doubtful: it may be
 //! part of history or not, and the store is asked which once it has been opened again.
 
+use crate::bases::{Below, paint_image};
 use std::{collections::BTreeMap, ops::Range};
 use units::{BranchId, Timestamp};
 
@@ -50,6 +51,8 @@ pub struct Model {
     pub history: BTreeMap<u64, Change>,
     /// All branches.
     pub lines: BTreeMap<BranchId, Line>,
+    /// What first branches stand on.
+    pub belows: BTreeMap<BranchId, Below>,
 }
 
 fn word(data: u64, index: u64) -> u64 {
@@ -101,10 +104,22 @@ impl Model {
         }
     }
 
+    /// What a branch stands on.
+    pub fn below(&self, branch: BranchId) -> Option<Below> {
+        let mut root = branch;
+        while let Some((parent, _)) = self.lines[&root].parent {
+            root = parent;
+        }
+        self.belows.get(&root).copied()
+    }
+
     /// The bytes of a range as of a sequence.
     pub fn read(&self, branch: BranchId, at: u64, range: Range<u64>) -> Vec<u8> {
         let chain = self.chain(branch, at);
         let mut bytes = vec![0; index(range.end - range.start)];
+        if let Some(below) = self.below(branch) {
+            paint_image(below, range.start, &mut bytes);
+        }
         for (sequence, change) in self.history.range(..=at) {
             let seen = chain.get(&change.branch).is_some_and(|up_to| sequence <= up_to);
             if seen && change.touches(&range) {
@@ -119,6 +134,10 @@ impl Model {
     pub fn writers(&self, branch: BranchId, at: u64, size: u64) -> Vec<Option<u64>> {
         let chain = self.chain(branch, at);
         let mut writers = vec![None; index(size.div_ceil(4096))];
+        if let Some(below) = self.below(branch) {
+            let shown = below.size.div_ceil(4096).min(size.div_ceil(4096));
+            writers[..index(shown)].fill(Some(u64::MAX - u64::from(below.id.0)));
+        }
         for (sequence, change) in self.history.range(..=at) {
             if chain.get(&change.branch).is_none_or(|up_to| sequence > up_to) {
                 continue;

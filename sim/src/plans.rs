@@ -2,11 +2,12 @@
 
 use crate::{
     Machine,
+    bases::belows,
     clients::{Clients, Device},
     new_volume,
     run::{Run, lines},
 };
-use catalogue::{Catalogue, CatalogueRecord, When};
+use catalogue::{Catalogue, CatalogueRecord, NewBase, When};
 use units::Sequence;
 
 /// Volumes and left branches at most.
@@ -19,14 +20,21 @@ impl Clients {
         let Some(now) = machine.now() else { return };
         let name = format!("v{}", run.next_client);
         run.next_client += 1;
-        let plan = machine.store.catalogue().plan_create(
-            new_volume(&name),
-            catalogue::LogicalBlock::B512,
-            size,
-            now,
-        );
-        let (_, records) = plan.expect("a free name");
+        let (block, catalogue) = (catalogue::LogicalBlock::B512, machine.store.catalogue());
+        let records = if run.adopts && run.dice.below(3) > 0 {
+            let base = NewBase {
+                size_bytes: size - run.dice.below(512),
+                fill: true,
+                rate_bytes: 0,
+                origin: b"painted".to_vec(),
+                seal: Vec::new(),
+            };
+            catalogue.plan_adopt(new_volume(&name), block, base, now).expect("a free name").2
+        } else {
+            catalogue.plan_create(new_volume(&name), block, size, now).expect("a free name").1
+        };
         self.take(run, machine, records);
+        self.find_bases(machine);
     }
 
     pub(crate) fn plan(&mut self, run: &mut Run, machine: &mut Machine) {
@@ -101,7 +109,7 @@ impl Clients {
         for record in records.clone() {
             after.apply(record).expect("planned on it");
         }
-        let after = lines(&after);
+        let (after, belows) = (lines(&after), belows(&after));
         let changed = after.iter().filter(|(id, line)| run.model.lines.get(id) != Some(line));
         run.pending = changed.map(|(id, line)| (*id, line.clone())).collect();
         match machine.change(records) {
@@ -109,6 +117,7 @@ impl Clients {
                 run.report.plans += 1;
                 run.pending.clear();
                 run.model.lines = after;
+                run.model.belows = belows;
                 self.find_devices(machine);
             }
             Some(false) => assert!(self.menu.writes_fail, "F1: a change of the catalogue fails"),

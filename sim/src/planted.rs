@@ -14,6 +14,8 @@ use world::{Clock as _, real::RealClock};
 pub enum Ring {
     /// Whole stores; half of their lives meet the fault of that number (14: none).
     Lives(u64),
+    /// The same, only seeds with volumes on images.
+    Adopted(u64),
     /// Whole stores, behind the one of that seed: for what is rare.
     Runs(u64),
     /// Power cuts at every operation of scripts, behind the one of that seed.
@@ -22,7 +24,7 @@ pub enum Ring {
     Lie,
 }
 
-use Ring::{Crash, Lie, Lives, Runs};
+use Ring::{Adopted, Crash, Lie, Lives, Runs};
 
 /// Number and words of each bug, and where it is looked for.
 pub const BUGS: &[(u32, &str, Ring)] = &[
@@ -53,6 +55,9 @@ pub const BUGS: &[(u32, &str, Ring)] = &[
     (33, "a bulk file's first fact names its last sequence", Crash(6)),
     (35, "a closed view forgets its reads", Lives(14)),
     (36, "what the index said before a block was forgotten is taken for its newest", Runs(800_813)),
+    (37, "what was taken over of an image hides an older write", Adopted(14)),
+    (38, "what is taken over of an image goes over the volume's own writes", Adopted(14)),
+    (39, "a unit of an image counts as taken over before it is durable", Adopted(14)),
 ];
 
 /// What it took to find a bug.
@@ -76,6 +81,7 @@ pub fn hunt(bug: u32, ring: Ring, steps: u64, ns_max: u64) -> Option<Found> {
     for seed in 1.. {
         let result = panic::catch_unwind(|| match ring {
             Lives(favourite) => drop(run_with(seed, steps, Some(favourite))),
+            Adopted(favourite) => drop(run_with(2 * seed - 1, steps, Some(favourite))),
             Runs(before) => drop(run_with(before + seed, steps, None)),
             Crash(before) => drop(crash::sweep(before + seed)),
             Lie => drop(crash::lie(seed)),
@@ -85,7 +91,11 @@ pub fn hunt(bug: u32, ring: Ring, steps: u64, ns_max: u64) -> Option<Found> {
             let words = panicked.downcast_ref::<String>().cloned();
             let plain = panicked.downcast_ref::<&str>().map(|words| (*words).to_owned());
             let words = words.or(plain).unwrap_or_default();
-            let seed = if let Crash(before) | Runs(before) = ring { before + seed } else { seed };
+            let seed = match ring {
+                Crash(before) | Runs(before) => before + seed,
+                Adopted(_) => 2 * seed - 1,
+                Lives(_) | Lie => seed,
+            };
             found = Some(Found { seed, ns, words });
         }
         if found.is_some() || ns > ns_max {

@@ -7,6 +7,7 @@
 
 use crate::{
     Machine, Place,
+    bases::belows,
     cells::SealedCells,
     clients::Clients,
     menu::{End, Menu},
@@ -86,6 +87,10 @@ pub struct Run {
     pub clock_struck: bool,
     pub next_client: u64,
     pub rng: Rng,
+    /// For volumes on images: of its own, so that other seeds stay as they are.
+    pub dice: Rng,
+    /// Whether there are any.
+    pub adopts: bool,
     /// The last life ended by a kill, not by a power cut.
     killed: bool,
     place: Place,
@@ -122,6 +127,8 @@ impl Run {
             clock_struck: false,
             next_client: 1,
             rng,
+            dice: Seed(seed).rng("bases"),
+            adopts: seed % 2 == 1,
             killed: false,
             place,
             cells: SealedCells::default(),
@@ -253,6 +260,7 @@ impl Run {
             assert_eq!(lines, wanted, "D1: the catalogue is neither as before nor as after");
         }
         self.model.lines = lines;
+        self.model.belows = belows(machine.store.catalogue());
     }
 }
 

@@ -153,6 +153,12 @@ pub enum CatalogueError {
     /// No number of that kind is left.
     #[error("no number is left for another {0}")]
     NumbersUsedUp(&'static str),
+    /// A source is still needed.
+    #[error("{missing} units are not taken over yet")]
+    NotAllTaken {
+        /// How many.
+        missing: u64,
+    },
 }
 
 /// Why no volume can have a size.

@@ -8,12 +8,14 @@
 //! Invariants, kept by `apply` whatever the bytes said:
 //! - a branch is numbered above its parent, so that a chain ends;
 //! - no two volumes outside the trash share a name;
+//! - a base belongs to one first branch, and shares its number with no branch;
 //! - what a record names (volume, branch, client) was named before it;
 //! - `apply` of all of [`Catalogue::snapshot`] gives an equal catalogue.
 //!
 //! Records and their bytes: `docs/format.md` 10.2. Limits: ids end with their types, a name has at
 //! most 63 bytes, and all of it stands in memory (about 300 bytes a volume).
 
+mod bases;
 mod branches;
 mod clients;
 mod error;
@@ -26,6 +28,7 @@ mod trash;
 mod volumes;
 mod wire;
 
+pub use bases::{Base, NewBase, SOURCE_BYTES_MAX, UNIT_BYTES, Units};
 pub use branches::{Opened, Rewound};
 pub use error::{CatalogueError, RecordError, SizeError};
 pub use instant::{At, AtTime, History, Instant, InstantError, Resolved, Rounding};

@@ -2,6 +2,7 @@
 
 use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
 
+use crate::bases::Base;
 use crate::state::{
     Attachment, Branch, Mark, MarkId, Opening, OpeningId, Served, Volume, When, Who,
 };
@@ -82,6 +83,15 @@ pub enum CatalogueRecord {
         client: u64,
         /// The next opened instant's.
         opening: u64,
+    },
+    /// What a volume stands on, new or changed.
+    Base(Base),
+    /// Units of a base are in the log, durable.
+    Taken {
+        /// The base.
+        base: BranchId,
+        /// From a first unit to before an end: ascending, none empty, none touching the next.
+        runs: Vec<(u64, u64)>,
     },
     /// All of them or none: what one change writes.
     Together(Vec<CatalogueRecord>),

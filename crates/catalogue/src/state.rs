@@ -8,6 +8,7 @@ use std::{
 use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
 
 use crate::{
+    bases::{Base, Units},
     error::{CatalogueError, RecordError},
     name::{BranchName, MarkName, Note, VolumeName, nearest},
     record::CatalogueRecord,
@@ -26,6 +27,9 @@ pub struct Catalogue {
     attachments: BTreeMap<(VolumeId, BranchId, ClientId), Timestamp>,
     refused: BTreeMap<(VolumeId, ClientId), Timestamp>,
     pub(crate) openings: BTreeMap<OpeningId, Opening>,
+    pub(crate) bases: BTreeMap<BranchId, Base>,
+    /// Of bases that are not detached.
+    pub(crate) taken: BTreeMap<BranchId, Units>,
     pub(crate) next: Numbers,
 }
 
@@ -405,6 +409,20 @@ impl Catalogue {
             CatalogueRecord::OpeningGone(id) => {
                 taken(self.openings.remove(&id), "opened instant", id.0)
             }
+            CatalogueRecord::Base(base) => self.put_base(base),
+            CatalogueRecord::Taken { base, runs } => {
+                // Recorded beside other changes: it may come behind the base's end, and means nothing then.
+                let attached = self.bases.get(&base).filter(|base| !base.detached);
+                let Some(units) = attached.map(Base::units) else { return Ok(()) };
+                let taken = self.taken.entry(base).or_default();
+                for (first, end) in runs {
+                    if end > units {
+                        return Err(contradiction("base", base.0, "it has no such unit"));
+                    }
+                    taken.insert(first, end);
+                }
+                Ok(())
+            }
             CatalogueRecord::Numbers { volume, branch, mark, client, opening } => {
                 let next = &mut self.next;
                 next.volume = next.volume.max(volume);
@@ -424,6 +442,11 @@ impl Catalogue {
         let mut records = vec![Record::Numbers { volume, branch, mark, client, opening }];
         records.extend(self.volumes.values().cloned().map(Record::Volume));
         records.extend(self.branches.values().cloned().map(Record::Branch));
+        records.extend(self.bases.values().cloned().map(Record::Base));
+        records.extend(self.taken.iter().map(|(&base, taken)| {
+            let runs = taken.runs().to_vec();
+            Record::Taken { base, runs }
+        }));
         records.extend(self.sizes.iter().flat_map(|(&branch, sizes)| {
             let record =
                 move |&(sequence, size_bytes): &_| Record::Size { branch, sequence, size_bytes };
@@ -477,8 +500,41 @@ impl Catalogue {
         {
             return Err(contradiction("branch", branch.id.0, "origin and volume never change"));
         }
+        if self.bases.contains_key(&branch.id) {
+            return Err(contradiction("branch", branch.id.0, "a base has its number"));
+        }
         self.next.branch = self.next.branch.max(branch.id.0.saturating_add(1));
         self.branches.insert(branch.id, branch);
+        Ok(())
+    }
+
+    fn put_base(&mut self, base: Base) -> Result<(), RecordError> {
+        let wrong = |why| Err(contradiction("base", base.id.0, why));
+        match self.branches.get(&base.root) {
+            None => return Err(RecordError::Unknown { what: "branch", id: base.root.0.into() }),
+            Some(root) if root.parent.is_some() => return wrong("its branch is not the first"),
+            Some(_) => {}
+        }
+        if self.branches.contains_key(&base.id) {
+            return wrong("a branch has its number");
+        }
+        let other = |other: &Base| other.root == base.root && other.id != base.id;
+        if self.bases.values().any(other) {
+            return wrong("its branch stands on another one");
+        }
+        if let Some(known) = self.bases.get(&base.id) {
+            if (known.root, known.size_bytes) != (base.root, base.size_bytes) {
+                return wrong("root and size never change");
+            }
+            if known.detached && !base.detached {
+                return wrong("it does not come back");
+            }
+        }
+        if base.detached {
+            self.taken.remove(&base.id);
+        }
+        self.next.branch = self.next.branch.max(base.id.0.saturating_add(1));
+        self.bases.insert(base.id, base);
         Ok(())
     }
 
@@ -494,6 +550,11 @@ impl Catalogue {
             return Err(contradiction("branch", id.0, "marks or clients hold it"));
         }
         self.sizes.remove(&id);
+        let base = self.bases.values().find(|base| base.root == id).map(|base| base.id);
+        if let Some(base) = base {
+            self.bases.remove(&base);
+            self.taken.remove(&base);
+        }
         taken(self.branches.remove(&id), "branch", id.0.into())
     }
 

@@ -28,7 +28,7 @@ pub enum Trash {
 /// What an emptied trash sets free.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Emptied {
-    /// Branches whose cells nothing can reach any more.
+    /// Branches and bases whose cells nothing can reach any more.
     pub branches: Vec<BranchId>,
     /// Volumes whose key is destroyed with the record.
     pub volumes: Vec<VolumeId>,
@@ -107,10 +107,10 @@ impl Catalogue {
             self.holders_gone(|volume, branch| going.contains(&volume) || is_gone(branch));
         records.extend(unneeded.iter().map(|branch| CatalogueRecord::BranchGone(branch.id)));
 
-        let mut emptied = Emptied {
-            branches: unneeded.iter().map(|branch| branch.id).collect(),
-            ..Emptied::default()
-        };
+        // A base goes with the branch that stands on it.
+        let below = |id| self.bases.values().find(move |base| base.root == id).map(|it| it.id);
+        let branches = unneeded.iter().flat_map(|branch| [Some(branch.id), below(branch.id)]);
+        let mut emptied = Emptied { branches: branches.flatten().collect(), ..Emptied::default() };
         for volume in self.volumes.values().filter(|it| going.contains(&it.id)) {
             let left = self.branches(volume.id).filter(|branch| needed.contains(&branch.id));
             let left: Vec<_> =

@@ -6,6 +6,7 @@
 use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
 
 use crate::{
+    bases::{Base, SOURCE_BYTES_MAX},
     error::RecordError,
     name::{BranchName, MarkName, Note, VolumeName},
     record::CatalogueRecord,
@@ -13,6 +14,7 @@ use crate::{
         AckPolicy, Attachment, Branch, Fork, LogicalBlock, Mark, MarkId, Opening, OpeningId,
         Presence, Served, Volume, VolumeKey, VolumeOptions, When, WhenFull, Who,
     },
+    volumes::VOLUME_BYTES_MAX,
 };
 
 /// The layout of this version, first byte of each body.
@@ -34,6 +36,8 @@ const RELEASED: u16 = 0x10c;
 const OPENED: u16 = 0x10d;
 const OPENING_GONE: u16 = 0x10e;
 const NUMBERS: u16 = 0x10f;
+const BASE: u16 = 0x110;
+const TAKEN: u16 = 0x111;
 const TOGETHER: u16 = 0x1ff;
 
 impl CatalogueRecord {
@@ -129,11 +133,23 @@ impl CatalogueRecord {
                 out.u64(*opening);
                 NUMBERS
             }
+            Self::Base(base) => {
+                out.base(base);
+                BASE
+            }
+            Self::Taken { base, runs } => {
+                out.u32(base.0);
+                for (first, end) in runs {
+                    out.u64(*first);
+                    out.u64(*end);
+                }
+                TAKEN
+            }
             Self::Together(records) => {
                 for record in records {
                     let (kind, body) = record.encode();
                     out.0.extend_from_slice(&kind.to_le_bytes());
-                    out.u32(u32::try_from(body.len()).expect("a record has a few hundred bytes"));
+                    out.u32(u32::try_from(body.len()).expect("a record has a few MiB at most"));
                     out.0.extend_from_slice(&body);
                 }
                 TOGETHER
@@ -146,7 +162,7 @@ impl CatalogueRecord {
     pub fn decode(kind: u16, body: &[u8]) -> Result<Self, RecordError> {
         let mut input = Reader { kind, rest: body };
         let record = match kind {
-            VOLUME..=NUMBERS | TOGETHER => {
+            VOLUME..=TAKEN | TOGETHER => {
                 let version = input.u8("version")?;
                 if version != VERSION {
                     return Err(RecordError::UnknownVersion { kind, version });
@@ -246,6 +262,20 @@ impl Writer {
         self.text(branch.name.as_ref().map_or("", BranchName::as_str));
     }
 
+    fn base(&mut self, base: &Base) {
+        self.u32(base.id.0);
+        self.u32(base.root.0);
+        self.u64(base.size_bytes);
+        self.when(base.made);
+        self.u8(u8::from(base.fill) | u8::from(base.detached) << 1);
+        self.u64(base.rate_bytes);
+        for bytes in [&base.origin, &base.seal] {
+            let bytes = &bytes[..bytes.len().min(SOURCE_BYTES_MAX)];
+            self.u32(u32::try_from(bytes.len()).expect("cut above"));
+            self.0.extend_from_slice(bytes);
+        }
+    }
+
     fn mark(&mut self, mark: &Mark) {
         self.u64(mark.id.0);
         self.u32(mark.volume.0);
@@ -342,8 +372,45 @@ impl<'a> Reader<'a> {
                 client: self.u64("client")?,
                 opening: self.u64("opening")?,
             },
+            BASE => CatalogueRecord::Base(self.base()?),
+            TAKEN => CatalogueRecord::Taken { base: self.branch_id()?, runs: self.runs()? },
             kind => return Err(RecordError::UnknownKind { kind }),
         })
+    }
+
+    fn base(&mut self) -> Result<Base, RecordError> {
+        let (id, root) = (self.branch_id()?, self.branch_id()?);
+        let size_bytes = self.u64("size")?;
+        if size_bytes > VOLUME_BYTES_MAX {
+            return Err(self.bad("size"));
+        }
+        let made = self.when("made")?;
+        let flags = self.flags(0b11, "flags")?;
+        let rate_bytes = self.u64("rate")?;
+        let (origin, seal) = (self.long("origin")?, self.long("seal")?);
+        let (fill, detached) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(Base { id, root, size_bytes, made, fill, rate_bytes, detached, origin, seal })
+    }
+
+    fn long(&mut self, what: &'static str) -> Result<Vec<u8>, RecordError> {
+        let length = usize::try_from(self.u32(what)?).map_err(|_| self.bad(what))?;
+        if length > SOURCE_BYTES_MAX {
+            return Err(self.bad(what));
+        }
+        Ok(self.bytes(length, what)?.to_vec())
+    }
+
+    /// Until the end of the record.
+    fn runs(&mut self) -> Result<Vec<(u64, u64)>, RecordError> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        while !self.rest.is_empty() {
+            let (first, end) = (self.u64("first unit")?, self.u64("end of units")?);
+            if first >= end || runs.last().is_some_and(|&(_, stop)| stop >= first) {
+                return Err(self.bad("units"));
+            }
+            runs.push((first, end));
+        }
+        Ok(runs)
     }
 
     /// Not nested: a change is flat, and so is the stack that reads it.

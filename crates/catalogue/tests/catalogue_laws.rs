@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use catalogue::{
-    At, AtTime, Catalogue, CatalogueRecord, History, Instant, LogicalBlock, NewMark, NewVolume,
-    Note, Presence, Trash, VolumeKey, VolumeName, VolumeOptions, When,
+    At, AtTime, Catalogue, CatalogueRecord, History, Instant, LogicalBlock, NewBase, NewMark,
+    NewVolume, Note, Presence, Trash, UNIT_BYTES, VolumeKey, VolumeName, VolumeOptions, When,
 };
 use proptest::{collection::vec, prelude::*};
 use units::{BranchId, ClientId, Sequence, Timestamp, VolumeId};
@@ -21,6 +21,11 @@ struct Model {
     contents: BTreeMap<BranchId, Blocks>,     // newest of each branch, by copying
     copies: Vec<(BranchId, Sequence, Blocks)>, // of each branch after each of its writes
     seen: Vec<(VolumeId, Sequence, Blocks)>,  // what a volume's clients saw after each write
+}
+
+/// What a block is that only a base knows.
+fn below(base: BranchId) -> u64 {
+    u64::MAX - u64::from(base.0)
 }
 
 impl Model {
@@ -56,7 +61,8 @@ impl Model {
 
     /// By the chain, as the volume does it.
     fn read(&self, branch: BranchId, sequence: Sequence) -> Blocks {
-        let mut blocks = [0; 4];
+        let base = self.catalogue.base_of(branch);
+        let mut blocks = [base.map_or(0, |base| below(base.id)); 4];
         for (block, value) in blocks.iter_mut().enumerate() {
             for (branch, last) in self.catalogue.chain(branch, sequence) {
                 let own = self.writes.iter().filter(|it| it.0 == branch && it.1 == block);
@@ -87,12 +93,25 @@ impl Model {
         let in_trash = pick(self.catalogue.volumes().filter(trashed).map(|it| it.id).collect());
         if op == 0 || volume.is_none() {
             let new = Self::new_volume(n);
-            let plan = self.catalogue.plan_create(new, LogicalBlock::B512, 512, now);
-            let (id, records) = plan.expect("a fresh name");
+            let (id, records, blocks) = if b % 2 == 0 {
+                let plan = self.catalogue.plan_create(new, LogicalBlock::B512, 512, now);
+                let (id, records) = plan.expect("a fresh name");
+                (id, records, [0; 4])
+            } else {
+                let (origin, seal) = (b.to_le_bytes().to_vec(), vec![]);
+                let size_bytes = b % 3 * UNIT_BYTES + 500;
+                let base = NewBase { size_bytes, fill: a % 2 == 0, rate_bytes: 0, origin, seal };
+                let plan = self.catalogue.plan_adopt(new, LogicalBlock::B512, base, now);
+                let (id, base, records) = plan.expect("a fresh name");
+                (id, records, [below(base.id); 4])
+            };
             self.apply(records);
             let root = self.catalogue.present(id).expect("made").id;
-            self.contents.insert(root, [0; 4]);
+            self.contents.insert(root, blocks);
             return;
+        }
+        if n % 5 == 0 {
+            self.take_over(a);
         }
         let volume = volume.expect("checked");
         let branches: Vec<_> = self.catalogue.branches(volume).cloned().collect();
@@ -161,6 +180,25 @@ impl Model {
             }
             _ if branch.ended.is_none() => self.write(branch.id, usize::from(op) % 4),
             _ => self.write(self.catalogue.present(volume).expect("live").id, 0),
+        }
+    }
+
+    /// A base goes on to be taken over, and is detached only when all of it was.
+    fn take_over(&mut self, a: usize) {
+        let Some(base) = self.catalogue.bases().nth(a % 2).cloned() else { return };
+        let (units, before) = (base.units(), self.catalogue.taken(base.id).count());
+        assert_eq!(
+            self.catalogue.plan_detach_base(base.id).is_err(),
+            !base.detached && before < units
+        );
+        let first = a as u64 % units;
+        let records = self.catalogue.plan_taken(base.id, vec![(first, first + 1)]);
+        self.apply(records.expect("it is there"));
+        if let Ok(records) = self.catalogue.plan_detach_base(base.id) {
+            self.apply(records);
+            assert!(self.catalogue.base(base.id).expect("stays").detached);
+        } else {
+            assert!(self.catalogue.taken(base.id).has(first));
         }
     }
 

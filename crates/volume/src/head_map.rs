@@ -1,10 +1,11 @@
-//! What each block of a view is now: a cell's place, zeros, or not known yet.
+//! What each block of a view is now: a cell's place, zeros, in the source below, or not known yet.
 //!
 //! A tree of two levels: 512 blocks a leaf (2 MiB of disk), 512 leaves a branch (1 GiB). What was
 //! never touched takes no memory, so opening, cloning and rewinding begin with an empty map whose
 //! blocks are unknown and are asked of the index as they are read. A whole-disk trim costs by the
 //! branches it covers.
 
+use crate::Rest;
 use history_index::{Content, LeafVersions};
 use units::{Extent, LEAF_BLOCKS, Lba, Leaf, Place};
 
@@ -15,12 +16,15 @@ pub enum Block {
     Unknown,
     /// Reads as zero.
     Zero,
+    /// Neither branches nor base know it: it stands in the source.
+    Source,
     /// Its cell lies there.
     At(Place),
 }
 
 const UNKNOWN: u64 = 0;
 const ZERO: u64 = 1;
+const SOURCE: u64 = 2;
 /// Leaves of a branch.
 const FANOUT: usize = 512;
 const LEAF: usize = 512;
@@ -38,6 +42,7 @@ pub struct HeadMap {
 enum Fill {
     Unknown,
     Zero,
+    Source,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,8 @@ enum Node<T> {
 #[derive(Debug)]
 struct Branch([Node<Entries>; FANOUT]);
 
-/// Bits of a place (file ids begin at 1, so never 0 or 1), or [`UNKNOWN`], or [`ZERO`].
+/// Bits of a place (file ids begin at 1, so they are never as small as these), or [`UNKNOWN`],
+/// [`ZERO`], [`SOURCE`].
 #[derive(Debug)]
 struct Entries([u64; LEAF]);
 
@@ -58,6 +64,7 @@ impl Fill {
         match self {
             Self::Unknown => UNKNOWN,
             Self::Zero => ZERO,
+            Self::Source => SOURCE,
         }
     }
 
@@ -65,6 +72,7 @@ impl Fill {
         match self {
             Self::Unknown => Block::Unknown,
             Self::Zero => Block::Zero,
+            Self::Source => Block::Source,
         }
     }
 }
@@ -154,15 +162,45 @@ impl HeadMap {
 
     /// Takes what the index says of a leaf; what is known already is newer and stays.
     pub fn fill(&mut self, versions: &LeafVersions) {
+        self.fill_over(versions, &Rest::Zero);
+    }
+
+    /// The same of a leaf that lies over something: `rest` says what blocks without a version are.
+    pub fn fill_over(&mut self, versions: &LeafVersions, rest: &Rest) {
         self.fill_known(versions);
         let entries = self.entries(versions.leaf());
-        for entry in entries.iter_mut().filter(|entry| **entry == UNKNOWN) {
-            *entry = ZERO;
+        for (index, entry) in entries.iter_mut().enumerate().filter(|(_, it)| **it == UNKNOWN) {
+            *entry = match rest {
+                Rest::Source(stands) if stands[index] => SOURCE,
+                Rest::Source(_) | Rest::Zero => ZERO,
+            };
         }
-        if entries.iter().all(|entry| *entry == ZERO) {
-            let (branch, index) = split(versions.leaf());
-            self.branch(branch).0[index] = Node::All(Fill::Zero);
-            self.leaves -= 1;
+        for (bits, fill) in [(ZERO, Fill::Zero), (SOURCE, Fill::Source)] {
+            if self.entries(versions.leaf()).iter().all(|entry| *entry == bits) {
+                let (branch, index) = split(versions.leaf());
+                self.branch(branch).0[index] = Node::All(fill);
+                self.leaves -= 1;
+                return;
+            }
+        }
+    }
+
+    /// Makes unknown what was said to stand in the source.
+    pub fn forget_sources(&mut self) {
+        let branches = self.nodes.iter_mut().filter_map(|node| match node {
+            Node::Some(branch) => Some(branch),
+            Node::All(_) => None,
+        });
+        for leaf in branches.flat_map(|branch| &mut branch.0) {
+            match leaf {
+                Node::All(fill) if *fill == Fill::Source => *fill = Fill::Unknown,
+                Node::All(_) => {}
+                Node::Some(entries) => {
+                    for entry in entries.0.iter_mut().filter(|entry| **entry == SOURCE) {
+                        *entry = UNKNOWN;
+                    }
+                }
+            }
         }
     }
 
@@ -256,6 +294,7 @@ impl LeafView<'_> {
             Seen::Each(entries) => match entries[index] {
                 UNKNOWN => Block::Unknown,
                 ZERO => Block::Zero,
+                SOURCE => Block::Source,
                 bits => Block::At(Place::from_bits(bits)),
             },
         }

@@ -4,7 +4,9 @@
 //! Knows no file and no thread: [`Store`] is a state machine that the server's loop or a simulation
 //! drives. What is asked without changing anything works on a [`Snapshot`], on any thread.
 
+mod base;
 mod device;
+mod filler;
 mod head_map;
 mod read;
 mod reading;
@@ -14,7 +16,9 @@ mod view;
 mod write;
 mod writing;
 
+pub use base::{Below, Rest, Source, SourceDone, SourceError, SourceRead};
 pub use device::Device;
+pub use filler::Filler;
 pub use head_map::{Block, HeadMap};
 pub use reading::Extents;
 pub use snapshot::{Changed, ChangedKind, Snapshot};
@@ -30,6 +34,11 @@ pub fn learn_keys(catalogue: &Catalogue, keyring: &Keyring) {
     for volume in catalogue.volumes() {
         for branch in catalogue.branches(volume.id) {
             keyring.learn_branch(branch.id, Key::from_bytes(volume.key.0));
+        }
+    }
+    for base in catalogue.bases() {
+        if let Some(key) = catalogue.key_of(base.root) {
+            keyring.learn_branch(base.id, Key::from_bytes(key.0));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The blocks asked for lie one behind the other in pages; each cell is read, verified and decrypted
 //! straight into its block. Cells that lie close together in a file are read together.
 
-use crate::ViewId;
+use crate::{ViewId, base::Piece};
 use block_device::BlockError;
 use segment_log::CellFile;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ pub struct Read {
     /// Cells that no memory was left to fetch, or that could not be read together; their turn comes
     /// when those under way have ended.
     pub rest: Vec<Wanted>,
+    /// What stands in a source and was not asked for yet.
+    pub below: Vec<Piece>,
     /// Set when cells could not be read together: each is read by itself, for what lies between them
     /// may be all that is damaged.
     pub apart: bool,

@@ -2,6 +2,7 @@
 
 use crate::{
     Block, Store, ViewId,
+    base::Pieces,
     read::{Fetch, Purpose, Read, Sheet, Wanted, group},
     view::Parked,
 };
@@ -68,6 +69,7 @@ impl Store {
             return self.end_read(read, Err(BlockError::Stopping));
         };
         let mut wanted: Vec<Wanted> = Vec::new();
+        let mut below = Pieces::default();
         let mut index = 0;
         for (leaf, part) in read.extent.leaves() {
             let known = view.map.leaf(leaf);
@@ -78,6 +80,7 @@ impl Store {
             for lba in part.lbas() {
                 match known.get(lba.index_in_leaf()) {
                     Block::Zero => {}
+                    Block::Source => below.add(lba, index),
                     Block::At(place) => wanted.push(Wanted { place, lba, index }),
                     Block::Unknown => {
                         let asked = read.view;
@@ -88,7 +91,8 @@ impl Store {
                 index += 1;
             }
         }
-        if wanted.is_empty() {
+        read.below = below.0;
+        if wanted.is_empty() && read.below.is_empty() {
             read.sheet = Some(Sheet::Zeros);
             return self.end_read(read, Ok(()));
         }
@@ -97,6 +101,7 @@ impl Store {
             self.reads.insert(id, read);
             return self.starve(id);
         };
+        // What stands in the source is written over these zeros.
         if u64::try_from(wanted.len()).expect("small") < read.extent.blocks() {
             let mut wanted = wanted.iter().map(|wanted| wanted.index).peekable();
             for index in 0..usize::try_from(read.extent.blocks()).expect("small") {
@@ -171,6 +176,13 @@ impl Store {
             }
         }
         read.pending = fetches.len();
+        read.below = self.ask_source(id, &mut read);
+        if read.pending == 0 && read.error.is_none() && !read.below.is_empty() {
+            // The same, for what a source gives.
+            read.sheet = None;
+            self.reads.insert(id, read);
+            return self.starve(id);
+        }
         if read.pending == 0 {
             return self.settle(id, read);
         }
@@ -212,14 +224,19 @@ impl Store {
                 read.error = Some(BlockError::Io);
             }
         }
-        let rest = std::mem::take(&mut read.rest);
+        self.goes_on(fetch.read, read);
+    }
+
+    /// One part of a read has ended: the others are waited for, or those that had no memory begun.
+    pub(crate) fn goes_on(&mut self, id: u64, mut read: Read) {
+        let left = !(read.rest.is_empty() && read.below.is_empty());
         if read.pending > 0 {
-            read.rest = rest;
-            self.reads.insert(fetch.read, read);
-        } else if rest.is_empty() || read.again || read.error.is_some() {
-            self.settle(fetch.read, read);
+            self.reads.insert(id, read);
+        } else if !left || read.again || read.error.is_some() {
+            self.settle(id, read);
         } else {
-            self.fetch(fetch.read, read, rest);
+            let rest = std::mem::take(&mut read.rest);
+            self.fetch(id, read, rest);
         }
     }
 
@@ -228,6 +245,7 @@ impl Store {
         if read.error.is_none() && read.again {
             read.tries += 1;
             read.sheet = None;
+            read.rest.clear();
             if read.tries <= TRIES_MAX {
                 self.reads.insert(id, read);
                 return self.start_read(id);
@@ -343,7 +361,8 @@ impl Store {
             } else {
                 match known.get(lba.index_in_leaf()) {
                     Block::Zero => (true, (lba.number() + 1) * BLOCK_BYTES),
-                    Block::At(_) => (false, (lba.number() + 1) * BLOCK_BYTES),
+                    // What the source's map calls zero is known as such: this may be data.
+                    Block::At(_) | Block::Source => (false, (lba.number() + 1) * BLOCK_BYTES),
                     Block::Unknown if question.refused == Some(lba.leaf()) => {
                         if found.is_empty() {
                             return self.complete(question.ticket, Err(BlockError::Io));

@@ -3,8 +3,9 @@
 //! Cheap to make and to keep; belongs to whoever asked, on any thread. Files of runs that it names
 //! stay readable while it lives; cells it names may move, and who reads them asks again.
 
+use crate::Below;
 use catalogue::Catalogue;
-use history_index::{Bound, Content, IndexSnapshot, LeafVersions, Version};
+use history_index::{Bound, Content, IndexSnapshot, LeafVersions};
 use std::sync::Arc;
 use units::{BLOCK_BYTES, BranchId, Extent, Lba, Leaf, Sequence};
 
@@ -50,7 +51,8 @@ impl Snapshot {
 
     /// Where blocks differ between two instants, in order, neighbours of one kind joined. Costs by
     /// what was written between them, not by the size of the disk; a block written anew with equal
-    /// bytes counts as changed. `found` is called for each; it may end the search by `false`.
+    /// bytes counts as changed, and all of a base counts as data. Two that stand on different bases cost by
+    /// the size of those. `found` is called for each; it may end the search by `false`.
     pub fn diff(
         &self,
         one: (BranchId, Sequence),
@@ -58,6 +60,8 @@ impl Snapshot {
         mut found: impl FnMut(Changed) -> bool,
     ) -> Result<(), history_index::Error> {
         let (before, after) = (self.chain(one.0, one.1), self.chain(other.0, other.1));
+        let below = |branch| Below::of(&self.catalogue, branch);
+        let (below_before, below_after) = (below(one.0), below(other.0));
         let size = |(branch, up_to)| self.catalogue.size_at(branch, up_to).unwrap_or(0);
         let size_bytes = size(one).max(size(other));
         let blocks = size_bytes.div_ceil(BLOCK_BYTES);
@@ -65,9 +69,18 @@ impl Snapshot {
             return Ok(());
         };
         let mut joined: Option<Changed> = None;
-        for leaf in self.index.changed_leaves(&before, &after)?.leaves(all) {
-            let was = self.index.load_leaf(&before, leaf)?;
-            let is = self.index.load_leaf(&after, leaf)?;
+        let changed = self.index.changed_leaves(&before, &after)?;
+        // Two that stand on the same base differ where one was written; else anywhere in a base.
+        let same = below_before.map(|below| below.id) == below_after.map(|below| below.id);
+        let apart = [below_before, below_after].into_iter().flatten().map(|below| below.blocks);
+        let apart = apart.max().filter(|_| !same).unwrap_or(0);
+        let leaves: Box<dyn Iterator<Item = Leaf>> = match Extent::new(all.start(), apart) {
+            None => Box::new(changed.leaves(all)),
+            Some(_) => Box::new(all.leaves().map(|(leaf, _)| leaf)),
+        };
+        for leaf in leaves {
+            let was = Seen { versions: self.index.load_leaf(&before, leaf)?, below: below_before };
+            let is = Seen { versions: self.index.load_leaf(&after, leaf)?, below: below_after };
             if !Self::diff_leaf(leaf, &was, &is, size_bytes, &mut joined, &mut found) {
                 return Ok(());
             }
@@ -80,8 +93,8 @@ impl Snapshot {
 
     fn diff_leaf(
         leaf: Leaf,
-        was: &LeafVersions,
-        is: &LeafVersions,
+        was: &Seen,
+        is: &Seen,
         size_bytes: u64,
         joined: &mut Option<Changed>,
         found: &mut impl FnMut(Changed) -> bool,
@@ -91,8 +104,7 @@ impl Snapshot {
             if offset_bytes >= size_bytes {
                 break;
             }
-            let (was, is) = (was.get(lba), is.get(lba));
-            let kind = match (data(was), data(is)) {
+            let kind = match (was.data(lba), is.data(lba)) {
                 (None, None) => continue,
                 (Some(was), Some(is)) if was == is => continue,
                 (_, Some(_)) => ChangedKind::Data,
@@ -120,10 +132,24 @@ impl Snapshot {
     }
 }
 
-/// The write that gave a block its data; `None` if it reads as zero.
-fn data(version: Option<Version>) -> Option<(BranchId, Sequence)> {
-    version.and_then(|version| match version.content {
-        Content::Place(_) => Some((version.branch, version.sequence)),
-        Content::Zero => None,
-    })
+/// A leaf as an instant shows it.
+struct Seen {
+    versions: LeafVersions,
+    below: Option<Below>,
+}
+
+impl Seen {
+    /// The write that gave a block its data, or the base that it stands in; `None` if it reads as zero.
+    fn data(&self, lba: Lba) -> Option<(BranchId, Sequence)> {
+        match self.versions.get(lba) {
+            Some(version) => match version.content {
+                Content::Place(_) => Some((version.branch, version.sequence)),
+                Content::Zero => None,
+            },
+            None => {
+                let below = self.below.filter(|below| lba.number() < below.blocks)?;
+                Some((below.id, Sequence::ZERO))
+            }
+        }
+    }
 }

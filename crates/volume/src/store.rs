@@ -6,7 +6,8 @@
 //! whatever their edges; what a view's map does not know is asked of the index, never guessed.
 
 use crate::{
-    Extents, HeadMap, Snapshot, View, ViewId,
+    Below, Extents, HeadMap, Rest, Snapshot, SourceDone, SourceRead, View, ViewId,
+    base::{AskBelow, Fill, Standings},
     read::{Fetch, Purpose, Read, Sheet},
     view::{Loading, Parked},
     write::Write,
@@ -42,14 +43,20 @@ pub struct Store {
     pub(crate) extents: BTreeMap<u64, Extents>,
     /// Writes that wait for room in the log, in their order.
     pub(crate) stalled: VecDeque<Write>,
+    /// Blocks of bases that wait for room behind those.
+    pub(crate) fills: VecDeque<Fill>,
+    /// Sources of bases that are not detached.
+    pub(crate) standing: Standings,
     /// Reads that wait for memory, in their order.
     starved: VecDeque<u64>,
     pub(crate) next_id: u64,
     completions: Vec<Completion>,
     ops: Vec<(Token, Op)>,
-    jobs: Vec<Job>,
+    pub(crate) jobs: Vec<Job>,
     moves: VecDeque<Moves>,
     changes: BTreeMap<u64, Vec<CatalogueRecord>>,
+    /// Units of bases that are recorded once what was written of them is durable.
+    pub(crate) takings: BTreeMap<u64, (BranchId, Vec<(u64, u64)>)>,
     /// Ids of those who want the manifest written anew.
     rewrites: VecDeque<u64>,
     changed: Vec<(u64, bool)>,
@@ -64,6 +71,8 @@ pub enum Job {
     Log(Work),
     /// The versions of a leaf that a view needs.
     Load(Load),
+    /// Blocks of a foreign source.
+    Source(SourceRead),
 }
 
 /// On which thread a job runs: jobs of one lane run one after the other.
@@ -75,6 +84,8 @@ pub enum Lane {
     Background,
     /// Look-ups: any number at once, in any order.
     Read,
+    /// The same, and as slow as files elsewhere are.
+    Source,
 }
 
 /// A question to the index.
@@ -83,6 +94,7 @@ pub struct Load {
     chain: Vec<Bound>,
     index: IndexSnapshot,
     versions: LeafVersions,
+    below: Option<AskBelow>,
 }
 
 /// The end of a job.
@@ -95,9 +107,13 @@ pub enum JobDone {
         view: ViewId,
         /// What came.
         versions: LeafVersions,
-        /// Why blocks without a version cannot be had; otherwise they were never written.
+        /// What blocks without a version are.
+        rest: Rest,
+        /// Why blocks without a version cannot be had.
         trouble: Option<String>,
     },
+    /// Blocks of a source.
+    Source(SourceDone),
 }
 
 impl Job {
@@ -106,6 +122,8 @@ impl Job {
         match self {
             Self::Log(work) if work.is_long() => Lane::Background,
             Self::Log(_) => Lane::Prompt,
+            Self::Load(Load { below: Some(AskBelow { source: Some(_), .. }), .. })
+            | Self::Source(_) => Lane::Source,
             Self::Load(_) => Lane::Read,
         }
     }
@@ -115,10 +133,25 @@ impl Job {
         match self {
             Self::Log(work) => JobDone::Log(work.run()),
             Self::Load(mut load) => {
-                let loaded = load.index.complete_leaf(&load.chain, &mut load.versions);
-                let trouble = loaded.err().map(|error| error.to_string());
-                JobDone::Load { view: load.view, versions: load.versions, trouble }
+                let versions = &mut load.versions;
+                let mut loaded =
+                    load.index.complete_leaf(&load.chain, versions).map(|()| Rest::Zero);
+                // What a lost run hides may lie over the base: then nobody knows.
+                if let (Ok(rest), Some(below)) = (&mut loaded, load.below)
+                    && !versions.is_complete()
+                {
+                    match below.run(&load.index, versions) {
+                        Ok(found) => *rest = found,
+                        Err(error) => loaded = Err(error),
+                    }
+                }
+                let (rest, trouble) = match loaded {
+                    Ok(rest) => (rest, None),
+                    Err(error) => (Rest::Zero, Some(error.to_string())),
+                };
+                JobDone::Load { view: load.view, versions: load.versions, rest, trouble }
             }
+            Self::Source(asked) => JobDone::Source(asked.run()),
         }
     }
 }
@@ -137,6 +170,8 @@ impl Store {
             writes: BTreeMap::new(),
             extents: BTreeMap::new(),
             stalled: VecDeque::new(),
+            fills: VecDeque::new(),
+            standing: Standings::new(),
             starved: VecDeque::new(),
             next_id: 1,
             completions: Vec::new(),
@@ -144,6 +179,7 @@ impl Store {
             jobs: Vec::new(),
             moves: VecDeque::new(),
             changes: BTreeMap::new(),
+            takings: BTreeMap::new(),
             rewrites: VecDeque::new(),
             changed: Vec::new(),
             damaged: 0,
@@ -199,7 +235,8 @@ impl Store {
         let made = known.created.sequence;
         // Of a branch that ended where it began only what it came from is left in the chain.
         let alone = chain.iter().all(|bound| bound.branch == branch);
-        let fresh = at.is_none() && alone && self.log.never_wrote(branch, made);
+        let below = Below::of(&self.catalogue, branch);
+        let fresh = at.is_none() && alone && below.is_none() && self.log.never_wrote(branch, made);
         let view = View {
             branch,
             at,
@@ -207,6 +244,7 @@ impl Store {
             read_only: at.is_some() || known.read_only,
             map: if fresh { HeadMap::zero() } else { HeadMap::unknown() },
             chain,
+            below,
             holders: 1,
             loading: BTreeMap::new(),
             locks: Vec::new(),
@@ -283,10 +321,18 @@ impl Store {
     /// Makes changes of the catalogue durable and then takes them in; [`Store::take_changed`] tells.
     /// They must have been planned on the present catalogue.
     pub fn change(&mut self, records: Vec<CatalogueRecord>) -> u64 {
-        let id = self.new_id() | OWN_TICKETS;
+        let id = self.own_id();
+        self.change_as(id, records);
+        id
+    }
+
+    pub(crate) fn change_as(&mut self, id: u64, records: Vec<CatalogueRecord>) {
         self.log.record(id, encode(&records));
         self.changes.insert(id, records);
-        id
+    }
+
+    pub(crate) fn own_id(&mut self) -> u64 {
+        self.new_id() | OWN_TICKETS
     }
 
     /// Writes the manifest anew: what was overtaken is gone from the disk then, keys that were given up
@@ -331,7 +377,8 @@ impl Store {
 
     /// Whether anything is under way that will come back by itself.
     pub fn is_idle(&self) -> bool {
-        self.log.is_idle() && self.fetches.is_empty() && self.stalled.is_empty()
+        let waiting = !(self.stalled.is_empty() && self.fills.is_empty());
+        self.log.is_idle() && self.fetches.is_empty() && !waiting
     }
 
     /// Whether there is more to do at once, without waiting for anything.
@@ -344,10 +391,12 @@ impl Store {
         self.follow_moves();
         self.retry_starved();
         self.retry_stalled();
+        self.retry_fills();
         self.log.advance();
         self.hear();
         self.keep_manifest_short();
         self.retry_stalled();
+        self.retry_fills();
         self.forget_closed();
         let mut ops = Vec::new();
         self.log.take_ops(&mut ops);
@@ -374,7 +423,10 @@ impl Store {
                     self.moves.push_back(moves);
                 }
             }
-            JobDone::Load { view, versions, trouble } => self.loaded(view, &versions, trouble),
+            JobDone::Load { view, versions, rest, trouble } => {
+                self.loaded(view, &versions, &rest, trouble);
+            }
+            JobDone::Source(done) => self.source_read(done),
         }
     }
 
@@ -412,15 +464,28 @@ impl Store {
             return;
         }
         let chain = view.chain.clone();
+        let below = view.below.filter(|below| leaf.extent().start().number() < below.blocks);
         let mut versions = LeafVersions::new(leaf);
         self.log.load_open_leaf(&chain, leaf, &mut versions);
+        let below = below.map(|below| {
+            let mut versions = LeafVersions::new(leaf);
+            self.log.load_open_leaf(&[below.bound()], leaf, &mut versions);
+            let source = if below.attached { self.source(below.id) } else { None };
+            AskBelow { below, catalogue: self.catalogue.clone(), versions, source }
+        });
         let index = self.log.index();
-        self.jobs.push(Job::Load(Load { view: id, chain, index, versions }));
+        self.jobs.push(Job::Load(Load { view: id, chain, index, versions, below }));
     }
 
     /// The index has answered. If it could not in full, those fail who need what stays unknown; who
     /// comes later asks again, for the disk may be better by then.
-    fn loaded(&mut self, id: ViewId, versions: &LeafVersions, trouble: Option<String>) {
+    fn loaded(
+        &mut self,
+        id: ViewId,
+        versions: &LeafVersions,
+        rest: &Rest,
+        trouble: Option<String>,
+    ) {
         let Some(view) = self.views.get_mut(&id) else { return };
         let leaf = versions.leaf();
         let Loading { parked, stale } = view.loading.remove(&leaf).unwrap_or_default();
@@ -436,7 +501,7 @@ impl Store {
             self.damaged += 1;
             self.trouble = Some(trouble);
         } else {
-            view.map.fill(versions);
+            view.map.fill_over(versions, rest);
         }
         for parked in parked {
             match parked {
@@ -456,10 +521,14 @@ impl Store {
                     self.complete(ticket, Ok(Answer::Written(sequence)));
                 }
                 Event::Flushed { ticket } if ticket & OWN_TICKETS != 0 => {
-                    self.changed.push((ticket, true));
+                    match self.takings.remove(&ticket) {
+                        Some((base, runs)) => self.record_taken(ticket, base, runs),
+                        None => self.changed.push((ticket, true)),
+                    }
                 }
                 Event::Flushed { ticket } => self.complete(ticket, Ok(Answer::Flushed)),
                 Event::Failed { ticket, .. } if ticket & OWN_TICKETS != 0 => {
+                    self.takings.remove(&ticket);
                     self.changed.push((ticket, false));
                 }
                 Event::Failed { ticket, full } => {
@@ -487,6 +556,7 @@ impl Store {
     /// Brings keys and open views up to what the catalogue says now.
     fn learn(&mut self) {
         crate::learn_keys(&self.catalogue, &self.log.environment().keyring);
+        self.learn_bases();
         for view in self.views.values_mut().filter(|view| view.at.is_none()) {
             if let Some(branch) = self.catalogue.branch(view.branch) {
                 view.read_only = branch.read_only;
@@ -556,6 +626,7 @@ impl Read {
             sheet: None,
             pending: 0,
             rest: Vec::new(),
+            below: Vec::new(),
             apart: false,
             error: None,
             again: false,

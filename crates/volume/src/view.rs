@@ -1,6 +1,6 @@
 //! A view: one branch, now or at an instant, as clients see it.
 
-use crate::{head_map::HeadMap, write::Write};
+use crate::{Below, head_map::HeadMap, write::Write};
 use history_index::Bound;
 use std::collections::{BTreeMap, VecDeque};
 use units::{BranchId, Extent, Leaf, Sequence};
@@ -17,6 +17,8 @@ pub struct View {
     pub(crate) at: Option<Sequence>,
     /// Whose versions are visible, and up to where.
     pub(crate) chain: Vec<Bound>,
+    /// What lies below all of these.
+    pub(crate) below: Option<Below>,
     pub(crate) size_bytes: u64,
     pub(crate) read_only: bool,
     pub(crate) map: HeadMap,
@@ -57,7 +59,8 @@ impl View {
 
     /// Whether a version of that branch and sequence is visible.
     pub fn sees(&self, branch: BranchId, sequence: Sequence) -> bool {
-        self.chain.iter().any(|bound| bound.branch == branch && sequence <= bound.up_to)
+        self.below.is_some_and(|below| below.id == branch)
+            || self.chain.iter().any(|bound| bound.branch == branch && sequence <= bound.up_to)
     }
 
     /// Whether blocks are locked, or wanted by a write that waits already.

@@ -77,6 +77,9 @@ impl Store {
             let denied = view.at.is_none();
             return Err(if denied { BlockError::Denied } else { BlockError::ReadOnly });
         }
+        if writes && self.lacks_source(id) {
+            return Err(BlockError::ReadOnly);
+        }
         if length > limit {
             return Err(BlockError::TooLarge);
         }

@@ -37,7 +37,6 @@ u16, u32, u48, u64 = (number_of(size) for size in (2, 4, 6, 8))
 
 
 # 1 Keys
-
 def derive(key, label, salt):
     info = b'strandline/1 ' + label.encode()
     return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(key)
@@ -65,7 +64,6 @@ def read_file(path):
 
 
 # 3 Super blocks
-
 class Super:
     """What the newer of the two whole super blocks says, and the master key."""
 
@@ -97,7 +95,6 @@ class Super:
 
 
 # 4 Manifest
-
 def manifest_records(store, about):
     """(kind, body) of every record, in order."""
     directory = os.path.join(store, 'manifest')
@@ -145,12 +142,11 @@ def open_entry(key, copy, at):
 
 
 # 10.2 Catalogue
-
 class Catalogue:
     """Volumes, branches, sizes and marks after all records."""
 
     def __init__(self, records):
-        self.volumes, self.branches, self.sizes, self.served, self.marks = {}, {}, {}, {}, {}
+        self.volumes, self.branches, self.sizes, self.served, self.marks, self.bases = {}, {}, {}, {}, {}, {}
         for kind, body in records:
             if 0x100 <= kind <= 0x1ff:
                 self.take(kind, body)
@@ -160,13 +156,11 @@ class Catalogue:
             raise Damaged('catalogue record 0x%x has layout %d' % (kind, body[0]))
         if kind == 0x100:
             self.volumes[u32(body, 1)] = {'key': body[23:55], 'presence': body[58], 'name': text(body, 75)}
-        elif kind == 0x101:
-            self.volumes.pop(u32(body, 1), None)
         elif kind == 0x102:
             self.branches[u32(body, 1)] = {'volume': u32(body, 5), 'parent': u32(body, 9), 'fork': u64(body, 13),
                                            'ended': body[45] & 4, 'end': u64(body, 46), 'name': text(body, 87)}
-        elif kind == 0x103:
-            self.branches.pop(u32(body, 1), None)
+        elif kind in (0x101, 0x103):
+            (self.volumes if kind == 0x101 else self.branches).pop(u32(body, 1), None)
         elif kind == 0x104:
             self.sizes.setdefault(u32(body, 1), {})[u64(body, 5)] = u64(body, 13)
         elif kind == 0x105:
@@ -176,6 +170,9 @@ class Catalogue:
                                         'name': text(body, 58)}
         elif kind == 0x107:
             self.marks.pop(u64(body, 1), None)
+        elif kind == 0x110:  # its cells have the key of the volume that stands on it
+            self.bases[u32(body, 5)] = u32(body, 1), body[33] & 2
+            self.branches[u32(body, 1)] = dict(self.branches[u32(body, 5)], parent=0)
         elif kind == 0x1ff:
             at = 1
             while at < len(body):
@@ -231,7 +228,6 @@ def text(body, at):
 
 
 # 9 Runs
-
 class Run:
     """Entries {(branch, LBA, sequence): place} and ranges of one run file."""
 
@@ -307,7 +303,6 @@ def signed(data, at):
 
 
 # 10.1 Records of the log, 6 Segments, 5 Cells
-
 class Log:
     """Every version of every block that counts: runs, then the batches that follow the last indexed segment."""
 
@@ -443,7 +438,6 @@ class Log:
 
 
 # 11 Reading a volume at an instant
-
 def blocks_at(catalogue, log, reference):
     """(size, {LBA: (branch, sequence, place)}) of the blocks that are not zero."""
     branch, seq = catalogue.resolve(reference)
@@ -457,6 +451,12 @@ def blocks_at(catalogue, log, reference):
             for lba in range(start, min(start + blocks, -(-size // BLOCK))):
                 if written > newest.get(lba, (0, -1))[1]:
                     newest[lba] = owner, written, None
+    base, detached = catalogue.bases.get(catalogue.chain(branch, seq)[-1][0], (0, True))
+    if not detached:
+        raise SystemExit('`%s` stands on a foreign image, which this reader does not open' % reference)
+    for (owner, lba, written), place in log.versions.items():  # below all branches, whatever its sequence
+        if owner == base and newest.get(lba, (base, -1))[0] == base and written > newest.get(lba, (0, -1))[1]:
+            newest[lba] = owner, written, place
     return size, {lba: found for lba, found in newest.items() if found[2] is not None and lba * BLOCK < size}
 
 
