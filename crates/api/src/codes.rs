@@ -113,6 +113,7 @@ registry! {
     NOT_OPENED = 3111 "the instant is not opened";
     NO_SERVER = 3112 "no server runs for this store";
     NO_DEFAULT = 3113 "the store has several volumes and none was named";
+    NO_BASE = 3114 "the volume stands on no foreign image";
     NO_GROUPS = 3201 "this version has no groups";
     NO_REMOTES = 3202 "this version reaches no other store";
     NO_ALARMS = 3203 "this version has no detection alarms";

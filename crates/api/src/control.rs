@@ -9,7 +9,7 @@
 use crate::{
     codes,
     failure::Failure,
-    verbs::{doctor, history, key, log, mark, past, session, store, trash, vol},
+    verbs::{doctor, history, image, key, log, mark, past, session, store, trash, vol},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -273,6 +273,8 @@ verbs! {
     Clone "clone" does history::VolClone => history::Cloned, "Makes a volume that begins at an instant.";
     Rewind "rewind" does history::Rewind => history::Rewound, "Puts a volume back at an instant.";
     Diff "diff" does history::Diff => history::DiffPage, "Shows what differs between two instants.";
+    ImageAdopt "image/adopt" does image::ImageAdopt => image::ImageAdopted, "Makes a volume on a foreign image.";
+    ImageFill "image/fill" does image::ImageFill => image::ImageFilled, "Has the image that a volume stands on taken over, or opened anew.";
     SessionLs "session/ls" asks session::SessionLs => session::SessionList, "Lists who is connected.";
     SessionKick "session/kick" does session::SessionKick => session::SessionKicked, "Ends a session.";
     Status "status" asks store::StatusAsk => store::Status, "Shows how a store and its server are.";

@@ -247,6 +247,7 @@ impl Serving {
 
     /// In a thread of its own, so that this one hears the second wish.
     fn begin_stop(&mut self) -> Result<(), Failure> {
+        self.engine.end_background();
         let (control, hub) = (self.control.take(), self.engine.hub().clone());
         let stop = move || {
             if let Some(control) = control {
@@ -282,6 +283,7 @@ impl Drop for Serving {
             return; // the process ends now, whatever the log thread does
         }
         drop(self.control.take());
+        self.engine.end_background();
         stop_log(self.engine.hub());
         let _ = log.join();
     }
@@ -330,8 +332,9 @@ impl Control for Alone {
 impl Drop for Alone {
     fn drop(&mut self) {
         let Some(running) = self.running.take() else { return };
+        self.engine.end_background();
         stop_log(self.engine.hub());
-        match running.join() {
+        match self.engine.join(running) {
             Ok(StopReason::Asked) => {}
             Ok(StopReason::GaveUp) => tracing::warn!("the store was left before all was done"),
             Ok(StopReason::Unflushed) => tracing::error!("{}", unflushed().message),

@@ -180,5 +180,6 @@ pub fn details(name: &str) -> VolDetails {
         clients: vec![client("qemu", 4121)],
         branches: vec![],
         marks: 1,
+        base: None,
     }
 }

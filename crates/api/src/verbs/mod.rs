@@ -16,6 +16,7 @@ macro_rules! question {
 
 pub mod doctor;
 pub mod history;
+pub mod image;
 pub mod key;
 pub mod log;
 pub mod mark;

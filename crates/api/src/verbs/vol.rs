@@ -1,6 +1,6 @@
 //! `vol create|ls|show|set|resize|rename|rm|undelete|release`.
 
-use super::{Moment, Resolution, session::Client};
+use super::{Moment, Resolution, image::VolBase, session::Client};
 use crate::{
     Reference, Time,
     names::{BranchName, VolumeName},
@@ -144,6 +144,9 @@ pub struct VolDetails {
     pub branches: Vec<Branch>,
     /// How many marks.
     pub marks: u64,
+    /// The foreign image that it stands on, or stood on.
+    #[serde(default)]
+    pub base: Option<VolBase>,
 }
 
 /// What happens when the disk is full.

@@ -6,7 +6,7 @@ use catalogue::CatalogueRecord;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
 use thiserror::Error;
-use units::{ClientId, Sequence};
+use units::{BranchId, ClientId, Lba, Sequence};
 use volume::{Snapshot, ViewId};
 use world::{Bytes, Waker};
 
@@ -123,6 +123,23 @@ impl Hub {
             Answer::Written(sequence) => Ok(sequence),
             _ => Err(BlockError::Io),
         }
+    }
+
+    /// Hands in blocks of a foreign image that are taken over; the answer comes when they are written.
+    pub fn fill(
+        &self,
+        base: BranchId,
+        start: Lba,
+        bytes: Vec<u8>,
+    ) -> Result<Receiver<Result<Answer, BlockError>>, ChangeError> {
+        let (sender, receiver) = bounded(1);
+        self.send(Box::new(move |core| core.fill_for(base, start, bytes, sender)))?;
+        Ok(receiver)
+    }
+
+    /// Makes durable what was taken over, and records these units as such.
+    pub fn take_over(&self, base: BranchId, runs: Vec<(u64, u64)>) -> Result<(), ChangeError> {
+        self.wait_for(move |core| core.store.take_over(base, runs))
     }
 
     fn wait_for(

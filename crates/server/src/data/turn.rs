@@ -18,7 +18,7 @@ use std::{
     sync::Arc,
     thread,
 };
-use units::{ClientId, VolumeId};
+use units::{BranchId, ClientId, Lba, VolumeId};
 use volume::{Job, Store, ViewId};
 use world::{
     Clock, Done, Finished, Listener, Op, Pool, Ring, Socket, Token, Wait, memory::HUGE_BYTES,
@@ -227,6 +227,22 @@ impl Core {
     ) {
         let ticket = self.tickets.add(Asker::Thread(sender));
         self.store.submit(view, ticket, client, command);
+    }
+
+    /// Hands in blocks of a foreign image; none any more once the end has begun.
+    pub(super) fn fill_for(
+        &mut self,
+        base: BranchId,
+        start: Lba,
+        bytes: Vec<u8>,
+        sender: Sender<Result<Answer, BlockError>>,
+    ) {
+        if self.stopping.is_some() {
+            let _ = sender.send(Err(BlockError::Stopping)); // who asked may have gone
+            return;
+        }
+        let ticket = self.tickets.add(Asker::Thread(sender));
+        self.store.fill(base, ticket, ClientId(0), start, bytes);
     }
 
     fn run(&mut self, ring: &mut dyn Ring, inbox: &Receiver<Visit>) -> io::Result<StopReason> {

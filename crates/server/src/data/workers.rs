@@ -1,6 +1,7 @@
 //! Threads that do the store's jobs and answer the sessions' questions.
 //!
-//! One for what others wait for, one for packing and merging, a few for look-ups, a few for questions
+//! One for what others wait for, one for packing and merging, a few for look-ups, a few for foreign
+//! images, a few for questions
 //! (which may wait for look-ups, so they have threads of their own). Each kind takes from a queue of
 //! its own and brings the end back through the hub.
 
@@ -11,6 +12,8 @@ use volume::{Job, Lane};
 
 /// Threads for look-ups.
 const READERS: usize = 2;
+/// Threads for foreign images, which may be as slow as they like.
+const SOURCES: usize = 4;
 /// Threads for questions.
 const ASKERS: usize = 4;
 
@@ -21,6 +24,7 @@ pub(super) struct Workers {
     prompt: Sender<Task>,
     background: Sender<Task>,
     readers: Sender<Task>,
+    sources: Sender<Task>,
     askers: Sender<Task>,
     threads: Vec<thread::JoinHandle<()>>,
 }
@@ -40,8 +44,9 @@ impl Workers {
         let prompt = lane("prompt", 1)?;
         let background = lane("pack", 1)?;
         let readers = lane("read", READERS)?;
+        let sources = lane("source", SOURCES)?;
         let askers = lane("ask", ASKERS)?;
-        Ok(Self { prompt, background, readers, askers, threads })
+        Ok(Self { prompt, background, readers, sources, askers, threads })
     }
 
     /// Does a job and brings its end back.
@@ -50,6 +55,7 @@ impl Workers {
             Lane::Prompt => &self.prompt,
             Lane::Background => &self.background,
             Lane::Read => &self.readers,
+            Lane::Source => &self.sources,
         };
         let hub = hub.clone();
         let task: Task = Box::new(move || {
@@ -66,8 +72,8 @@ impl Workers {
 
     /// Waits until all that was begun has ended; `meanwhile` serves what they ask for.
     pub(super) fn finish(self, mut meanwhile: impl FnMut()) {
-        let Self { prompt, background, readers, askers, threads } = self;
-        drop((prompt, background, readers, askers));
+        let Self { prompt, background, readers, sources, askers, threads } = self;
+        drop((prompt, background, readers, sources, askers));
         while threads.iter().any(|thread| !thread.is_finished()) {
             meanwhile();
         }

@@ -70,8 +70,8 @@ pub(super) struct Shares(Cells);
 impl Shares {
     /// Bytes that a volume's history takes.
     pub(super) fn of_volume(&self, past: &Past, volume: VolumeId) -> u64 {
-        let branches = past.catalogue().branches(volume);
-        let count: u64 = branches.filter_map(|branch| self.0.get(&branch.id)).sum();
+        let own = |branch: &BranchId| past.catalogue().volume_of_cells(*branch) == Some(volume);
+        let count: u64 = self.0.iter().filter(|(branch, _)| own(branch)).map(|it| it.1).sum();
         count * CELL_BYTES
     }
 
@@ -79,7 +79,7 @@ impl Shares {
     pub(super) fn of_trash(&self, past: &Past) -> u64 {
         let catalogue = past.catalogue();
         let trashed = |branch: &BranchId| {
-            let volume = catalogue.branch(*branch).and_then(|it| catalogue.volume(it.volume));
+            let volume = catalogue.volume_of_cells(*branch).and_then(|it| catalogue.volume(it));
             volume.is_some_and(|volume| volume.presence != catalogue::Presence::Live)
         };
         let count: u64 = self.0.iter().filter(|(branch, _)| trashed(branch)).map(|it| it.1).sum();

@@ -207,9 +207,9 @@ impl Check<'_> {
         {
             return Ok(());
         }
-        let branch = past.catalogue().branch(entry.branch);
-        let Some(branch) = branch else { return Ok(()) }; // nobody can ask for it any more
-        let volume = past.catalogue().volume(branch.volume);
+        let volume = past.catalogue().volume_of_cells(entry.branch);
+        let Some(volume) = volume else { return Ok(()) }; // nobody can ask for it any more
+        let volume = past.catalogue().volume(volume);
         let file = self.files.get(&entry.place.file()).and_then(Option::as_ref);
         let file =
             file.map_or_else(|| format!("file {}", entry.place.file()), |it| it.path.clone());

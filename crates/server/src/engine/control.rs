@@ -39,6 +39,8 @@ impl Control for Engine {
             Request::Clone(request) => Answer::Clone(self.clone_past(request)?),
             Request::Rewind(request) => Answer::Rewind(self.rewind(&request)?),
             Request::Diff(request) => Answer::Diff(self.diff(&request)?),
+            Request::ImageAdopt(request) => Answer::ImageAdopt(self.image_adopt(who, request)?),
+            Request::ImageFill(request) => Answer::ImageFill(self.image_fill(who, request)?),
             Request::SessionLs(request) => Answer::SessionLs(self.session_ls(&request)?),
             Request::SessionKick(request) => Answer::SessionKick(self.session_kick(request)?),
             Request::Status(_) => Answer::Status(self.status()?),

@@ -244,6 +244,7 @@ impl Teller {
                     .doing("try again")
             }
             CatalogueError::NumbersUsedUp(_) => Failure::new(codes::STORE_FULL, text),
+            CatalogueError::NotAllTaken { .. } => Failure::bug(text),
         }
     }
 

@@ -9,6 +9,7 @@
 //! up to it is durable; who may not know of a name learns nothing of it. Questions work on a
 //! snapshot, so they see one moment; a change sees all that was accepted before it was asked.
 
+mod adopting;
 mod branching;
 mod census;
 mod checking;
@@ -16,6 +17,7 @@ mod control;
 mod doctor;
 mod exports;
 mod failures;
+mod filling;
 mod init;
 mod keys;
 mod marks;

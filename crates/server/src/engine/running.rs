@@ -4,8 +4,10 @@
 //! durable. Nothing is done on the log thread but short visits.
 
 use super::{
+    adopting::Sources,
     census::Census,
     failures::{change_failure, disk_failure, read_only_failure},
+    filling::Filling,
     naming,
     open::{Held, Opened},
     opening::Idle,
@@ -65,6 +67,10 @@ pub struct Engine {
     pub(super) me: Weak<Self>,
     /// Threads that write down the ends of attachments.
     pub(super) detaching: Mutex<Vec<JoinHandle<()>>>,
+    /// Images that volumes stand on.
+    pub(super) sources: Sources,
+    /// What takes them over.
+    pub(super) filling: Filling,
     planners: Mutex<()>,
     listening: Mutex<Vec<Listening>>,
     stop: Mutex<Option<Box<dyn Fn() + Send>>>,
@@ -100,6 +106,8 @@ impl Engine {
             idle: Mutex::default(),
             me: me.clone(),
             detaching: Mutex::default(),
+            sources: Sources::default(),
+            filling: Filling::default(),
             planners: Mutex::new(()),
             listening: Mutex::default(),
             stop: Mutex::new(None),
@@ -112,6 +120,10 @@ impl Engine {
         }
         if engine.held.destroyed_keys {
             engine.forget_destroyed_keys();
+        }
+        engine.look_at_sources()?;
+        if engine.settings.serving && engine.wants_filling()? {
+            engine.begin_filling();
         }
         Ok((engine, running))
     }
@@ -143,6 +155,7 @@ impl Engine {
 
     /// Does what is due; to be called every few seconds.
     pub fn on_time(&self) -> Result<(), Failure> {
+        self.look_at_sources()?;
         if self.held.read_only {
             return Ok(());
         }
@@ -169,6 +182,11 @@ impl Engine {
             let _ = thread.join(); // it tells of its own faults
         }
         ended
+    }
+
+    /// Ends what goes on by itself; to be called before the log thread is stopped.
+    pub(crate) fn end_background(&self) {
+        self.filling.stop();
     }
 
     /// Where the server listens.

@@ -9,9 +9,10 @@ use super::{
     running::{Engine, lock},
 };
 use api::{
-    Failure, Reference,
+    Failure, Reference, amounts,
     verbs::{
         Moment,
+        image::{BaseState, VolBase},
         store::{Job, Memory, Space, Status, StoreInfo},
     },
 };
@@ -74,6 +75,7 @@ impl Engine {
             (None, false, false) => "offline",
         };
         let live = past.catalogue().volumes().filter(|it| it.presence == Presence::Live);
+        let bases = self.bases_told(&past)?;
         Ok(Status {
             id: held.facts.store.to_string(),
             path: held.path.display().to_string(),
@@ -93,8 +95,8 @@ impl Engine {
             memory: self.memory(&pulse),
             throttled_s: 0.0,
             damage: pulse.damaged,
-            faults: faults(&pulse, &held.healed),
-            jobs: self.jobs(&pulse),
+            faults: faults(&pulse, &bases, &held.healed),
+            jobs: self.jobs(&pulse, &bases),
         })
     }
 
@@ -166,8 +168,15 @@ impl Engine {
         }
     }
 
-    fn jobs(&self, pulse: &Pulse) -> Vec<Job> {
+    fn jobs(&self, pulse: &Pulse, bases: &[(String, VolBase)]) -> Vec<Job> {
         let mut jobs = Vec::new();
+        for (volume, base) in bases.iter().filter(|(_, base)| base.state == BaseState::Filling) {
+            let left = amounts::size_text(base.left);
+            let note = format!("{volume} from {}, {left} left", base.image);
+            let part = |bytes: u64| f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX));
+            let progress = Some(part(base.taken) / part(base.size).max(1.0));
+            jobs.push(Job { job: "fill".to_owned(), progress, note: Some(note) });
+        }
         if self.held.config.pack && pulse.backlog > 0 {
             let note = format!("{} segments wait", pulse.backlog);
             jobs.push(Job { job: "pack".to_owned(), progress: None, note: Some(note) });
@@ -181,11 +190,15 @@ impl Engine {
 }
 
 /// What a person should look at, the worst first.
-fn faults(pulse: &Pulse, healed: &[String]) -> Vec<String> {
+fn faults(pulse: &Pulse, bases: &[(String, VolBase)], healed: &[String]) -> Vec<String> {
     let poison = pulse.poison.iter().map(|why| format!("takes no writes: {why}"));
     let background = pulse.trouble.iter().map(|why| format!("background work failed: {why}"));
+    let images = bases.iter().filter_map(|(volume, base)| {
+        base.trouble.as_ref().map(|why| format!("volume {volume}: {why}"))
+    });
     let healed = healed.iter().map(|what| format!("mended at the start: {what}"));
-    poison.chain(pulse.faults.iter().cloned()).chain(background).chain(healed).collect()
+    let damage = pulse.faults.iter().cloned();
+    poison.chain(damage).chain(images).chain(background).chain(healed).collect()
 }
 
 /// Where a server is reached, with no export named.

@@ -136,6 +136,7 @@ impl Engine {
             clients: self.attached(&past, volume.id)?,
             branches: branches(&past, volume, Sequence::ZERO)?,
             marks: past.catalogue().marks(volume.id).count() as u64,
+            base: self.base_of(&past, branch)?,
         })
     }
 

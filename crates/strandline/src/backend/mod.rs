@@ -11,6 +11,7 @@ use crate::cli::{AckPolicy, AnyoneRight, Global, InitArgs, IoChoice, ServeArgs};
 use api::{
     Control, Failure, codes,
     verbs::{
+        image::{ImageAdopt, ImageAdopted},
         past::{self, Open},
         store::StoreCreated,
     },
@@ -156,6 +157,43 @@ pub fn serve_opened(
     opened(&answer);
     let read_only = serving.engine().held().read_only; // then nothing records what is open
     finish(serving, |engine| !read_only && !offers_opened(engine))
+}
+
+/// Makes a volume on an image, offers it at `nbd` (or at the usual socket), tells `made`, and serves the
+/// store until Ctrl-C. Unless the name was `chosen`, another one is taken where it is not free.
+pub fn serve_adopted(
+    options: &EngineOptions,
+    nbd: &[String],
+    mut request: ImageAdopt,
+    chosen: bool,
+    made: &mut dyn FnMut(&ImageAdopted),
+) -> Result<u8, Failure> {
+    const NAMES_MAX: u32 = 99;
+    let nbd = addresses::parse_all(nbd, false)?;
+    let key = keys::source(options, false)?;
+    let network_fs = options.network_fs;
+    let open = OpenOptions { key, network_fs, ..OpenOptions::default() };
+    let store = open_store(options, &open)?;
+    let usual = if nbd.is_empty() { Some(addresses::usual(&options.store)) } else { None };
+    let doors = Doors { nbd, usual, ..Doors::default() };
+    let settings = Settings { serving: true, version: version(), ..Settings::default() };
+    let serving = start(store, settings, RingChoice::Auto, &doors)?;
+    let name = request.name.to_string();
+    let mut number = 2;
+    let answer = loop {
+        let asked = request.clone();
+        match api::ControlExt::ask(&**serving.engine(), &crate::places::caller(), asked) {
+            Err(failure)
+                if failure.code == codes::VOLUME_EXISTS && !chosen && number <= NAMES_MAX =>
+            {
+                request.name = format!("{name}-{number}").parse()?;
+                number += 1;
+            }
+            other => break other?,
+        }
+    };
+    made(&answer);
+    finish(serving, |_| false)
 }
 
 /// Serves an image as it is, without a store, until Ctrl-C; `begun` is told once clients are served.

@@ -21,6 +21,12 @@ pub enum ImageVerb {
     Salvage(ImageSalvageArgs),
     /// Serve an image as it is, at once and read-only, in the foreground until Ctrl-C
     Open(ImageOpenArgs),
+    /// Make a volume on an image: usable at once, nothing copied, the image never written
+    Adopt(ImageAdoptArgs),
+    /// Have the image that a volume stands on taken over in the background
+    Fill(ImageFillArgs),
+    /// Copy an image into a volume, whole
+    Import(ImageImportArgs),
     /// Guard images that stand on others against changes of those
     #[command(subcommand)]
     Chain(ChainVerb),
@@ -146,12 +152,97 @@ pub struct ImageOpenArgs {
     /// Offer NBD here: unix:PATH, ADDRESS[:PORT] or [ADDRESS]:PORT; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub nbd: Vec<String>,
+    /// Take writes too, into a volume of the store that stands on the image
+    #[arg(long, conflicts_with_all = ["anyone", "insecure_lan"])]
+    pub rw: bool,
+    /// Name of that volume; that of the image when absent
+    #[arg(long, value_name = "VOL", requires = "rw")]
+    pub name: Option<String>,
     /// Whoever reaches the address may read; else this user and root only
     #[arg(long)]
     pub anyone: bool,
     /// Allow plain TCP beyond this host
     #[arg(long)]
     pub insecure_lan: bool,
+}
+
+/// `image adopt`
+#[derive(Debug, Args)]
+pub struct ImageAdoptArgs {
+    /// The image
+    #[arg(value_name = "IMAGE", required_unless_present = "cancel")]
+    pub image: Option<PathBuf>,
+    /// The volume to make
+    #[arg(value_name = "VOL", required_unless_present = "cancel")]
+    pub volume: Option<String>,
+    /// Its format
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub format: GivenFormat,
+    /// Format of parents, where the images over them do not state it
+    #[arg(long, value_name = "FORMAT")]
+    pub parent_format: Option<ImageFormat>,
+    /// Look for parents and parts here too; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub search: Vec<PathBuf>,
+    /// Allow block devices, for the image and what it names
+    #[arg(long)]
+    pub devices: bool,
+    /// An internal snapshot (name or id) in place of the present state
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+    /// Take all of it over in the background, after which it is needed no more
+    #[arg(long)]
+    pub fill: bool,
+    /// Take over at most so many bytes a second
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "fill")]
+    pub rate: Option<u64>,
+    /// Give an adoption up: its volume goes into the trash
+    #[arg(long, value_name = "VOL", conflicts_with_all = ["image", "volume", "fill"])]
+    pub cancel: Option<String>,
+}
+
+impl ImageAdoptArgs {
+    /// The image, and which of its states is read.
+    pub fn state(&self) -> Option<ImageStateArgs> {
+        let of = ImageArgs {
+            image: self.image.clone()?,
+            format: self.format,
+            parent_format: self.parent_format,
+            search: self.search.clone(),
+            devices: self.devices,
+        };
+        Some(ImageStateArgs { of, snapshot: self.snapshot.clone() })
+    }
+}
+
+/// `image fill`
+#[derive(Debug, Args)]
+pub struct ImageFillArgs {
+    /// The volume
+    #[arg(value_name = "VOL")]
+    pub volume: String,
+    /// At most so many bytes a second; 0 for as many as can be
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub rate: Option<u64>,
+    /// Take nothing more over
+    #[arg(long, conflicts_with = "rate")]
+    pub off: bool,
+    /// The image is here now
+    #[arg(long, value_name = "PATH")]
+    pub image: Option<PathBuf>,
+    /// Take the image for what was adopted, though its file looks otherwise
+    #[arg(long)]
+    pub accept: bool,
+}
+
+/// `image import`
+#[derive(Debug, Args)]
+pub struct ImageImportArgs {
+    #[command(flatten)]
+    pub state: ImageStateArgs,
+    /// The volume to make
+    #[arg(value_name = "VOL")]
+    pub volume: String,
 }
 
 /// A format of images.

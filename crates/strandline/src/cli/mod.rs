@@ -19,9 +19,9 @@ pub use history::{
     CloneArgs, CloseArgs, DiffArgs, LogArgs, LogUnit, MarkVerb, OpenArgs, RestoreArgs, RewindArgs,
 };
 pub use image::{
-    DigestName, GivenFormat, ImageArgs, ImageCheckArgs, ImageConvertArgs, ImageDigestArgs,
-    ImageFormat, ImageInfoArgs, ImageMapArgs, ImageOpenArgs, ImageSalvageArgs, ImageStateArgs,
-    ImageVerb,
+    DigestName, GivenFormat, ImageAdoptArgs, ImageArgs, ImageCheckArgs, ImageConvertArgs,
+    ImageDigestArgs, ImageFillArgs, ImageFormat, ImageImportArgs, ImageInfoArgs, ImageMapArgs,
+    ImageOpenArgs, ImageSalvageArgs, ImageStateArgs, ImageVerb,
 };
 pub use pages::{CompletionsArgs, DemoArgs, ManArgs};
 pub use serve::{AckPolicy, AnyoneRight, IoChoice, ServeArgs};

@@ -1,6 +1,6 @@
 //! `vol …`
 
-use super::{client_line, distance, ways};
+use super::{client_line, distance, image::adopt::base_line, ways};
 use crate::{
     cli::{ResizeArgs, SetArgs, ShowArgs, VolCreateArgs, VolVerb, WhenFullChoice},
     context::Context,
@@ -161,6 +161,9 @@ fn say_details(out: &mut Output, zone: &Zone, found: &VolDetails) -> Result<(), 
         table.fact("oldest", Cell::time(oldest.time, zone));
     }
     table.fact("marks", Cell::count(found.marks));
+    if let Some(base) = &found.base {
+        table.fact("image", Cell::text(base_line(base)));
+    }
     table.fact("serial", Cell::text(&found.serial));
     table.fact("uri", Cell::maybe(found.uri.as_ref().map(Cell::text)));
     for branch in &found.branches {
@@ -207,7 +210,8 @@ fn resize(args: &ResizeArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
     )
 }
 
-fn remove(text: &str, context: &mut Context<'_>) -> Result<u8, Stop> {
+/// Into the trash, once that is confirmed.
+pub(super) fn remove(text: &str, context: &mut Context<'_>) -> Result<u8, Stop> {
     let name = context.volume(text)?;
     let plan = context.ask(VolRemove { name: name.clone(), dry_run: true })?;
     if !context.global.dry_run {

@@ -2,6 +2,7 @@
 //!
 //! What an image says (names, versions, identifiers) is printed escaped, as all that others wrote.
 
+pub(super) mod adopt;
 mod chain;
 mod check;
 mod convert;
@@ -40,7 +41,11 @@ pub(super) fn run(verb: ImageVerb, context: &mut Context<'_>) -> Result<u8, Stop
         ImageVerb::Digest(args) => digest::run(&args, context),
         ImageVerb::Convert(args) => convert::run(&args, context),
         ImageVerb::Salvage(args) => salvage::run(&args, context),
+        ImageVerb::Open(args) if args.rw => adopt::run_open(&args, context),
         ImageVerb::Open(args) => open::run(&args, context),
+        ImageVerb::Adopt(args) => adopt::run_adopt(&args, context),
+        ImageVerb::Fill(args) => adopt::run_fill(&args, context),
+        ImageVerb::Import(args) => adopt::run_import(&args, context),
         ImageVerb::Chain(verb) => chain::run(verb, context),
     }
 }
