@@ -39,7 +39,7 @@ pub fn paint_image(below: Below, at: u64, bytes: &mut [u8]) {
         let shown = stop.min(below.size).max(place);
         let part = &mut bytes[index(place - at)..index(stop - at)];
         part.fill(0);
-        if (piece + u64::from(below.id.0)) % 3 != 0 {
+        if !(piece + u64::from(below.id.0)).is_multiple_of(3) {
             let data = Content::Data(1 << 40 | u64::from(below.id.0));
             paint(data, place, &mut part[..index(shown - place)]);
         }
@@ -55,7 +55,7 @@ impl Source for Below {
 
     fn zeros(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, SourceError> {
         let pieces = range.start / HOLE_BYTES..range.end.div_ceil(HOLE_BYTES);
-        let zero = pieces.filter(|piece| (piece + u64::from(self.id.0)) % 3 == 0);
+        let zero = pieces.filter(|piece| (piece + u64::from(self.id.0)).is_multiple_of(3));
         let zero = zero.map(|piece| piece * HOLE_BYTES..(piece + 1) * HOLE_BYTES);
         Ok(zero.map(|zero| zero.start.max(range.start)..zero.end.min(range.end)).collect())
     }
@@ -149,6 +149,7 @@ impl Clients {
                 going.filler.failed(unit);
             } else {
                 going.filler.wrote(unit);
+                self.wrote = Some(base);
             }
             going.begun.remove(&unit);
         }
@@ -160,7 +161,8 @@ impl Clients {
         if ids.is_empty() || machine.store.log().poison().is_some() {
             return;
         }
-        let id = *run.dice.pick(&ids);
+        let id = self.wrote.take().filter(|id| self.going.contains_key(id));
+        let id = id.unwrap_or_else(|| *run.dice.pick(&ids));
         let runs = self.going[&id].filler.written();
         if !runs.is_empty() {
             let change = machine.store.take_over(id, runs.clone());

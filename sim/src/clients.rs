@@ -26,6 +26,8 @@ pub struct Clients {
     pub(crate) devices: Vec<Device>,
     /// Bases being taken over.
     pub(crate) going: BTreeMap<BranchId, Going>,
+    /// The base of which a unit was written last.
+    pub(crate) wrote: Option<BranchId>,
     /// Writes of units, by ticket.
     pub(crate) fills: BTreeMap<u64, (BranchId, u64)>,
     /// Open instants.
@@ -60,6 +62,7 @@ impl Clients {
             failed: BTreeMap::new(),
             devices: Vec::new(),
             going: BTreeMap::new(),
+            wrote: None,
             fills: BTreeMap::new(),
             past: Vec::new(),
         };
@@ -83,9 +86,11 @@ impl Clients {
     /// One thing that clients do, then a turn or a few.
     pub fn step(&mut self, run: &mut Run, machine: &mut Machine) {
         if !self.going.is_empty() && self.asked.len() < WINDOW {
+            // Mostly recorded as soon as it is written, when nothing else has flushed it yet.
             match run.dice.below(12) {
                 0 => self.fill(run, machine),
-                1 if run.dice.below(3) == 0 => self.record(run, machine),
+                1..7 if self.wrote.is_some() => self.record(run, machine),
+                7 if run.dice.below(3) == 0 => self.record(run, machine),
                 _ => {}
             }
             if machine.is_crashed() {

@@ -110,7 +110,7 @@ impl Model {
             self.contents.insert(root, blocks);
             return;
         }
-        if n % 5 == 0 {
+        if n.is_multiple_of(5) {
             self.take_over(a);
         }
         let volume = volume.expect("checked");

@@ -141,15 +141,13 @@ struct Seen {
 impl Seen {
     /// The write that gave a block its data, or the base that it stands in; `None` if it reads as zero.
     fn data(&self, lba: Lba) -> Option<(BranchId, Sequence)> {
-        match self.versions.get(lba) {
-            Some(version) => match version.content {
-                Content::Place(_) => Some((version.branch, version.sequence)),
-                Content::Zero => None,
-            },
-            None => {
-                let below = self.below.filter(|below| lba.number() < below.blocks)?;
-                Some((below.id, Sequence::ZERO))
-            }
+        let Some(version) = self.versions.get(lba) else {
+            let below = self.below.filter(|below| lba.number() < below.blocks)?;
+            return Some((below.id, Sequence::ZERO));
+        };
+        match version.content {
+            Content::Place(_) => Some((version.branch, version.sequence)),
+            Content::Zero => None,
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
         atomic::{AtomicU8, Ordering},
     },
 };
-use units::{BLOCK, BranchId, ClientId, Extent, FileId, Lba, Place, Sequence, VolumeId};
+use units::{BLOCK, BranchId, ClientId, Extent, FileId, Lba, Sequence, VolumeId};
 use volume::{Block, Filler, HeadMap, Rest, Source, SourceError, ViewId};
 
 const GUEST: ClientId = ClientId(7);
@@ -342,7 +342,7 @@ impl World {
             let range = self.range(bytes.len());
             match self.bytes(view, range.clone()) {
                 Ok(found) => {
-                    assert!(found == bytes[range.clone()], "without its source: {range:?}")
+                    assert!(found == bytes[range.clone()], "without its source: {range:?}");
                 }
                 Err(error) => {
                     assert_eq!(error, BlockError::Io);
@@ -472,7 +472,7 @@ fn what_is_taken_over_counts_only_when_it_is_durable() {
 #[test]
 fn what_stands_in_a_source_is_forgotten_and_what_was_written_is_not() {
     let lba = |number: u64| Lba::new(number).expect("small");
-    let place = Place::new(FileId::new(7).expect("small"), 64).expect("aligned");
+    let place = units::Place::new(FileId::new(7).expect("small"), 64).expect("aligned");
     let mut map = HeadMap::unknown();
     map.set(lba(3), place);
     let mut stands = vec![true; 512];
