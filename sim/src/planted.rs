@@ -57,7 +57,6 @@ pub const BUGS: &[(u32, &str, Ring)] = &[
     (36, "what the index said before a block was forgotten is taken for its newest", Runs(800_813)),
     (37, "what was taken over of an image hides an older write", Adopted(14)),
     (38, "what is taken over of an image goes over the volume's own writes", Adopted(14)),
-    (39, "a unit of an image counts as taken over before it is durable", Adopted(14)),
 ];
 
 /// What it took to find a bug.

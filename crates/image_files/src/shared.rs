@@ -85,7 +85,9 @@ impl SharedDisk {
         let end = offset + into.len() as u64;
         let mut place = offset;
         while place < end {
-            let extents = Source::new(&mut lock(&self.chain), &self.files).extents(place, end)?;
+            let mut chain = lock(&self.chain);
+            let extents = Source::within(&mut chain, &self.files, end).extents(place, end)?;
+            drop(chain);
             for extent in &extents {
                 let stop = extent.end().min(end);
                 let part = &mut into[narrow(place - offset)..narrow(stop - offset)];
@@ -101,7 +103,7 @@ impl SharedDisk {
     pub fn pieces(&self, range: Range<u64>, count_max: usize) -> Result<Vec<Piece>, Error> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut chain = lock(&self.chain);
-        let mut source = Source::new(&mut chain, &self.files);
+        let mut source = Source::within(&mut chain, &self.files, range.end);
         let mut place = range.start;
         for _ in 0..STEPS_MAX {
             if place >= range.end {

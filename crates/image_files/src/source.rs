@@ -24,11 +24,18 @@ pub(crate) struct Source<'d> {
     chain: &'d mut Chain,
     pub(crate) files: &'d Files,
     known: VecDeque<Extent>,
+    /// Nothing behind it will be asked for.
+    until: u64,
 }
 
 impl<'d> Source<'d> {
     pub(crate) fn new(chain: &'d mut Chain, files: &'d Files) -> Self {
-        Self { chain, files, known: VecDeque::new() }
+        Self::within(chain, files, u64::MAX)
+    }
+
+    /// One of which nothing behind `until` will be asked for.
+    pub(crate) fn within(chain: &'d mut Chain, files: &'d Files, until: u64) -> Self {
+        Self { chain, files, known: VecDeque::new(), until }
     }
 
     /// Bytes of the disk.
@@ -88,7 +95,7 @@ impl<'d> Source<'d> {
         }
         if self.known.front().is_none_or(|extent| extent.start > place) {
             // Ask beyond `end`: the rest answers the questions that come next.
-            let mapped = self.files.read_for(self.chain.map(place..u64::MAX))?;
+            let mapped = self.files.read_for(self.chain.map(place..self.until))?;
             self.known = mapped.into_iter().map(|mapped| mapped.extent).collect();
         }
         let Some(extent) = self.known.front() else {

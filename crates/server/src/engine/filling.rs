@@ -30,6 +30,8 @@ use volume::Filler;
 const RECORD_UNITS: u64 = 64;
 /// The same as a time.
 const RECORD_NS: u64 = 5_000_000_000;
+/// Units of zeros that are passed over at once.
+const ZERO_UNITS_MAX: usize = 256;
 /// Pause between two units while clients are at work.
 const YIELD: Duration = Duration::from_millis(40);
 /// Pause while nothing can be done.
@@ -198,7 +200,7 @@ impl Engine {
             (core.store.take_wanted(id), sessions.iter().map(|it| it.requests).sum::<u64>())
         })?;
         going.filler.want(wanted);
-        let Some(unit) = going.filler.begin() else {
+        let Some(mut unit) = going.filler.begin() else {
             self.record(going)?;
             if going.filler.is_done() {
                 return self.detach_base(id).map(|()| None);
@@ -209,7 +211,20 @@ impl Engine {
             }
             return Ok(None);
         };
-        let read = match self.copy_unit(base, source, unit) {
+        let mut copied = self.copy_unit(base, source, unit);
+        // Zeros cost nobody anything.
+        for _ in 0..ZERO_UNITS_MAX {
+            if !matches!(copied, Ok(0)) {
+                break;
+            }
+            going.filler.wrote(unit);
+            match going.filler.begin() {
+                Some(next) => unit = next,
+                None => return Ok(Some(Duration::ZERO)),
+            }
+            copied = self.copy_unit(base, source, unit);
+        }
+        let read = match copied {
             Ok(bytes) => {
                 going.filler.wrote(unit);
                 bytes
@@ -232,13 +247,13 @@ impl Engine {
                 return Err(failure);
             }
         };
-        going.since_record += 1;
+        going.since_record += u64::from(read > 0);
         let late = now.saturating_sub(going.recorded_ns) > RECORD_NS;
         if going.since_record >= RECORD_UNITS || late {
             self.record(going)?;
         }
         if read == 0 {
-            return Ok(Some(Duration::ZERO)); // zeros cost nobody anything
+            return Ok(Some(Duration::ZERO));
         }
         let asked_since = self
             .visit(move |core| core.sessions().iter().map(|it| it.requests).sum::<u64>() > asked)?;
