@@ -9,6 +9,7 @@ mod clock;
 mod disk;
 mod edited;
 mod foreign;
+mod landing;
 mod net;
 mod process;
 mod socket;
@@ -32,6 +33,7 @@ pub use edited::{EditError, EditedFile, remove_new};
 pub use foreign::{
     FileStat, Folder, ForeignFile, Kinds, NewFile, Place, Refusal, Stretch, TargetDevice,
 };
+pub use landing::{Attributes, Landing, LandingFile};
 pub use net::{ConnectError, ListenError, adopt_listener, connect_unix, listen_tcp, listen_unix};
 pub use process::{
     ProcessId, forbid_dumps, group_id, group_name, groups_of, lock_memory, program_of,
