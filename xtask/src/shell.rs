@@ -56,6 +56,10 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "fio", package: "fio" },
     Tool { name: "mkfs.ext4", package: "e2fsprogs" },
     Tool { name: "mkfs.xfs", package: "xfsprogs" },
+    Tool { name: "mkfs.vfat", package: "dosfstools" },
+    Tool { name: "mcopy", package: "mtools" },
+    Tool { name: "mkntfs", package: "ntfs-3g" },
+    Tool { name: "sfdisk", package: "fdisk" },
     Tool { name: "losetup", package: "mount" },
     Tool { name: "kill", package: "procps" },
 ];

@@ -10,6 +10,7 @@ use std::{fs, path::Path, process::Command};
 /// What a file of `e2e/tests` needs beyond installed tools.
 const NEEDS: &[(&str, &[Need])] = &[
     ("conformance", &[Need::Shared]),
+    ("guest_mounts", &[Need::Root, Need::Devices]),
     ("images", &[Need::Shared]),
     ("kills", &[Need::Shared]),
     ("power_cut", &[Need::Shared, Need::Root, Need::Devices]),

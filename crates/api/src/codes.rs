@@ -97,10 +97,14 @@ registry! {
     IMAGE_UNWRITABLE = 2026 "the disk cannot be written in that format, or not there";
     TARGET_IS_SOURCE = 2027 "the file to be written is one of those that are read";
     IMAGE_ALONE = 2028 "the image stands on no other";
+    GUEST_PATH = 2030 "this is no path in a disk";
+    GUEST_PATH_AMBIGUOUS = 2031 "several file systems of the disk have that path";
+    GUEST_UNREAD = 2032 "the disk holds nothing there that is read file by file";
 
     NO_STORE = 3001 "there is no store in this directory";
     NO_FILE = 3002 "a file or device that the command names does not exist";
     NO_IMAGE_PART = 3003 "a file or part that belongs to an image does not exist";
+    NO_GUEST_FILE = 3005 "no file system of the disk has that path";
     NO_VOLUME = 3101 "the store has no such volume";
     NO_BRANCH = 3102 "the volume has no such branch";
     NO_INSTANT = 3104 "the volume has no such instant";
@@ -164,6 +168,7 @@ registry! {
     IMAGE_DAMAGED = 7006 "an image is damaged";
     IMAGE_LIMIT = 7007 "an image goes beyond what this program follows";
     BOOK_DAMAGED = 7008 "the kept seals of images are damaged";
+    GUEST_DAMAGED = 7010 "a file system in the disk is damaged";
 
     SERVER_SILENT = 8001 "the server does not answer";
     SERVER_GONE = 8002 "the connection to the server broke";

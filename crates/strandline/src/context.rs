@@ -11,7 +11,7 @@ use api::{
     codes,
 };
 use server::control::Client;
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 use world::{Clock as _, real::RealClock};
 
 /// The surroundings of one command.
@@ -26,7 +26,7 @@ pub struct Context<'a> {
     pub out: &'a mut Output,
     /// Who asks.
     pub who: Caller,
-    control: Option<Box<dyn Control>>,
+    control: Option<Rc<dyn Control>>,
 }
 
 impl<'a> Context<'a> {
@@ -55,7 +55,14 @@ impl<'a> Context<'a> {
         control: Box<dyn Control>,
     ) -> Self {
         let who = Caller { uid: 1000, gid: 1000, pid: None };
-        Self { global, store: PathBuf::from("/srv/strand"), zone, out, who, control: Some(control) }
+        Self {
+            global,
+            store: PathBuf::from("/srv/strand"),
+            zone,
+            out,
+            who,
+            control: Some(control.into()),
+        }
     }
 
     /// Asks the store: the server that runs for it, else an engine in this process.
@@ -71,9 +78,15 @@ impl<'a> Context<'a> {
                 Some(client) => Box::new(client),
                 None => backend::open(&self.engine_options())?,
             };
-            self.control = Some(control);
+            self.control = Some(control.into());
         }
         self.control.as_deref().ok_or_else(|| Failure::bug("the store was not kept"))
+    }
+
+    /// The store's control, for who keeps it beside this context.
+    pub fn shared_control(&mut self) -> Result<Rc<dyn Control>, Failure> {
+        self.control()?;
+        self.control.clone().ok_or_else(|| Failure::bug("the store was not kept"))
     }
 
     /// Opens the store in this process, though flushed data at its log's end is missing.
@@ -82,7 +95,7 @@ impl<'a> Context<'a> {
             return Ok(()); // a store that is served has lost nothing
         }
         let options = EngineOptions { accept_loss: true, ..self.engine_options() };
-        self.control = Some(backend::open(&options)?);
+        self.control = Some(backend::open(&options)?.into());
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::duration;
 use clap::{Args, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 /// `log`
 #[derive(Debug, Args)]
@@ -160,6 +160,9 @@ pub struct DiffArgs {
     /// The other; the present of the same volume when absent
     #[arg(value_name = "VOL@I")]
     pub to: Option<String>,
+    /// Show which files differ, instead of which ranges
+    #[arg(long)]
+    pub files: bool,
     /// Refuse an instant that was thinned
     #[arg(long)]
     pub exact: bool,
@@ -167,13 +170,26 @@ pub struct DiffArgs {
 
 /// `restore`
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("target").required(true).args(["to", "to_disk"])))]
 pub struct RestoreArgs {
     /// The instant
     #[arg(value_name = "VOL@I")]
     pub reference: String,
+    /// Files and directories in the disk: /etc/hosts, or p2:/etc/hosts for partition 2
+    #[arg(value_name = "PATH", conflicts_with = "to_disk")]
+    pub paths: Vec<OsString>,
+    /// Write the files into this directory, each by its last name; all of the disk without a PATH
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
     /// Write the whole disk to this device or new file
     #[arg(long, value_name = "DEV|FILE")]
-    pub to_disk: PathBuf,
+    pub to_disk: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long, conflicts_with = "to_disk")]
+    pub force: bool,
+    /// Keep setuid and setgid bits
+    #[arg(long, conflicts_with = "to_disk")]
+    pub preserve: bool,
     /// Refuse an instant that was thinned
     #[arg(long)]
     pub exact: bool,

@@ -205,7 +205,7 @@ pub enum Noun {
     Rewind(RewindArgs),
     /// Show what differs between two instants (exit 1 if anything does)
     Diff(DiffArgs),
-    /// Write an instant to a disk or file
+    /// Bring files back from an instant, or write its whole disk
     Restore(RestoreArgs),
     /// Look at, check, read and convert images in other formats; needs no store
     #[command(subcommand)]

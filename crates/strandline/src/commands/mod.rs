@@ -6,6 +6,7 @@ mod clone;
 mod demo;
 mod diff;
 mod doctor;
+mod guest;
 mod image;
 mod key;
 mod log;

@@ -5,7 +5,7 @@
 //! device that holds data, or a file that exists, is written only after a confirmation. What ends
 //! early leaves the target unfinished, says so, and is repeated by the same command.
 
-use super::distance;
+use super::{super::distance, cannot};
 use crate::{
     cli::RestoreArgs,
     context::Context,
@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::json;
 use std::{
     fs::File,
-    io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::FileExt as _,
     path::Path,
 };
@@ -32,10 +32,10 @@ const LOOK_BYTES: u64 = 1 << 20;
 /// Runs of zeroes of this length and more are left as holes.
 const HOLE_BYTES: usize = 4096;
 
-pub(super) fn run(args: &RestoreArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
+pub(super) fn run(args: &RestoreArgs, path: &Path, context: &mut Context<'_>) -> Result<u8, Stop> {
     let reference = context.instant_of(&args.reference)?;
     let found = context.ask(VolShow { reference, exact: args.exact })?;
-    let (size, path) = (found.size, args.to_disk.as_path());
+    let size = found.size;
     if path.as_os_str() == "-" {
         let failure = Failure::new(codes::USAGE, "a disk is not written to stdout");
         return Err(failure.doing("name a file, ./- for one of that name").into());
@@ -220,21 +220,6 @@ fn write_zeroes(file: &File, at: u64, length: u64) -> io::Result<()> {
         offset += now as u64;
     }
     Ok(())
-}
-
-/// The system's refusal to do something with a file that the user named.
-pub(super) fn cannot(verb: &str, path: &Path, error: &io::Error) -> Failure {
-    let code = match error.kind() {
-        ErrorKind::NotFound => codes::NO_FILE,
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => codes::FILE_DENIED,
-        ErrorKind::AlreadyExists => codes::TARGET_EXISTS,
-        ErrorKind::ResourceBusy => codes::IN_USE,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            codes::TARGET_FULL
-        }
-        _ => codes::DISK_ERROR,
-    };
-    Failure::new(code, format!("cannot {verb} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `diff`: exit 1 when anything differs.
 
+mod files;
+
 use crate::{
     cli::DiffArgs,
     context::Context,
@@ -28,6 +30,9 @@ pub(super) fn run(args: &DiffArgs, context: &mut Context<'_>) -> Result<u8, Stop
         let page = context.ask(asked.clone())?;
         whole.ranges.extend(page.ranges);
         whole.next = page.next;
+    }
+    if args.files {
+        return files::run(&whole, context);
     }
     let same = whole.ranges.is_empty() && whole.size_from == whole.size_to;
     if context.out.json {
