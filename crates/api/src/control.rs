@@ -9,7 +9,7 @@
 use crate::{
     codes,
     failure::Failure,
-    verbs::{doctor, history, image, key, log, mark, past, session, store, trash, vol},
+    verbs::{doctor, export, history, image, key, log, mark, past, session, store, trash, vol},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -38,6 +38,9 @@ pub trait Control: Send + Sync {
 
     /// The bytes of an instant, in order, without gaps, exactly as many as were asked.
     fn read(&self, who: &Caller, request: past::Read) -> Result<Box<dyn Chunks>, Failure>;
+
+    /// The bytes of a file of an export: in order, without gaps, exactly as many as were asked.
+    fn export(&self, who: &Caller, request: export::Read) -> Result<Box<dyn Chunks>, Failure>;
 }
 
 /// A piece of a disk's contents.
@@ -275,6 +278,7 @@ verbs! {
     Diff "diff" does history::Diff => history::DiffPage, "Shows what differs between two instants.";
     ImageAdopt "image/adopt" does image::ImageAdopt => image::ImageAdopted, "Makes a volume on a foreign image.";
     ImageFill "image/fill" does image::ImageFill => image::ImageFilled, "Has the image that a volume stands on taken over, or opened anew.";
+    ExportDescribe "export/describe" does export::Describe => export::Described, "Says which files an instant is as an image.";
     SessionLs "session/ls" asks session::SessionLs => session::SessionList, "Lists who is connected.";
     SessionKick "session/kick" does session::SessionKick => session::SessionKicked, "Ends a session.";
     Status "status" asks store::StatusAsk => store::Status, "Shows how a store and its server are.";

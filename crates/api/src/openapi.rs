@@ -5,7 +5,7 @@
 use crate::{
     control::{self, API_VERSION, VerbInfo},
     failure::ErrorDocument,
-    verbs::past,
+    verbs::{export, past},
 };
 use serde_json::json;
 use utoipa::{
@@ -94,6 +94,8 @@ pub fn document() -> OpenApi {
     document.add::<ErrorDocument>();
     document.add::<past::Read>();
     document.insert(format!("/{API_VERSION}/read"), vec![(HttpMethod::Get, read())]);
+    document.add::<export::Read>();
+    document.insert(format!("/{API_VERSION}/export/read"), vec![(HttpMethod::Get, export_read())]);
     let info = Info::builder()
         .title("Strandline")
         .description(Some(
@@ -112,15 +114,16 @@ pub fn document() -> OpenApi {
     OpenApiBuilder::new().info(info).paths(document.paths).components(Some(components)).build()
 }
 
+fn parameter(name: &str, required: Required, kind: Type, text: &str) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query)
+        .required(required)
+        .description(Some(text))
+        .schema(Some(ObjectBuilder::new().schema_type(kind)))
+}
+
 fn read() -> Operation {
-    let parameter = |name: &str, required, kind: Type, text: &str| {
-        ParameterBuilder::new()
-            .name(name)
-            .parameter_in(ParameterIn::Query)
-            .required(required)
-            .description(Some(text))
-            .schema(Some(ObjectBuilder::new().schema_type(kind)))
-    };
     let bytes =
         ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build()));
     let done = ResponseBuilder::new()
@@ -138,6 +141,44 @@ fn read() -> Operation {
         .parameter(parameter("length", Required::False, Type::Integer, "bytes; up to the end"))
         .parameter(parameter("exact", Required::False, Type::Boolean, "refuses a thinned instant"))
         .response("200", done.build())
+        .response("default", failure())
+        .build()
+}
+
+fn export_read() -> Operation {
+    let bytes =
+        ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build()));
+    let bytes = bytes.build();
+    let done = ResponseBuilder::new()
+        .description(
+            "The bytes. `ETag` names them; where the length is known there are `Content-Length` and \
+             `Accept-Ranges`. With `Accept: application/x-strandline-chunks`, framed as `/read`.",
+        )
+        .content("application/octet-stream", bytes.clone());
+    let part = ResponseBuilder::new()
+        .description("The bytes of the range that the header `Range` asked for.")
+        .content("application/octet-stream", bytes);
+    let text = |text: &str| ResponseBuilder::new().description(text).build();
+    let wanted = |name, kind, text| parameter(name, Required::True, kind, text);
+    let may = |name, kind, text| parameter(name, Required::False, kind, text);
+    OperationBuilder::new()
+        .operation_id(Some("export_read"))
+        .summary(Some("Reads a file of an instant as an image."))
+        .parameter(wanted("ref", Type::String, "VOL[~BRANCH][@INSTANT]"))
+        .parameter(wanted("format", Type::String, "raw, qcow2, vhd, vhdx, vmdk, vdi"))
+        .parameter(may("subformat", Type::String, "kind within the format"))
+        .parameter(may("base", Type::String, "instant that the image differs from"))
+        .parameter(may("base_name", Type::String, "file name of the base's image"))
+        .parameter(may("name", Type::String, "file name of the image"))
+        .parameter(may("exact", Type::Boolean, "refuses thinned instants"))
+        .parameter(may("file", Type::Integer, "which of the files; 0"))
+        .parameter(may("offset", Type::Integer, "first byte; 0"))
+        .parameter(may("length", Type::Integer, "bytes; up to the end"))
+        .parameter(may("head_last", Type::Boolean, "packed qcow2: its head comes last"))
+        .response("200", done.build())
+        .response("206", part.build())
+        .response("304", text("What the caller has, as `If-None-Match` names it, is the same."))
+        .response("416", text("The file has no byte of that range."))
         .response("default", failure())
         .build()
 }
@@ -178,7 +219,7 @@ mod tests {
         }
         assert_eq!(
             document["paths"].as_object().map(serde_json::Map::len),
-            Some(control::VERBS.len() + 1)
+            Some(control::VERBS.len() + 2)
         );
     }
 }

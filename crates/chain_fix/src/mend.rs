@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use chain_guard::{Book, Depth, LinkReport, SealLevel, SealOptions, Status, Survey, View};
-use image_files::{Algorithm, Conversion, Disk, OpenDisk, Salvaged, Target, Watch};
+use image_files::{Algorithm, Disk, OpenDisk, Salvaged, Target, Watch};
 use images::{
     Format, Purpose,
     layout::ParentPlan,
@@ -159,8 +159,8 @@ impl Case {
         watch: &mut Watch<'_>,
     ) -> Result<Absorbed, Error> {
         let format = self.facts.format;
-        let conversion = Conversion::new(format, None).map_err(image_files::Error::from)?;
-        let prepared = disk.prepare(conversion, name, watch)?;
+        let form = images::Form::new(format, None).map_err(image_files::Error::from)?;
+        let prepared = disk.prepare(form, name, watch)?;
         let made = disk.write(prepared, Target::Path { path: new, force: false }, watch)?;
         let before = disk.digest(&[Algorithm::Blake3], watch)?;
         let how = OpenDisk { format: Some(format), ..OpenDisk::default() };

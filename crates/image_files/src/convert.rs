@@ -6,26 +6,9 @@ use std::{
 };
 
 use images::{
-    Algorithm, Format,
-    layout::{Held, ImageFile, Plan, Unwritable},
-    qcow2::{self, pack::Packer},
-    vdi::{
-        self,
-        write::{VdiKind, VdiOptions},
-    },
-    vhd::{
-        self,
-        write::{VhdKind, VhdOptions},
-    },
-    vhdx::{
-        self,
-        write::{Allocation, VhdxOptions},
-    },
-    vmdk::{
-        self,
-        stream::Stream,
-        write::{Adapter, VmdkKind, VmdkOptions},
-    },
+    Form,
+    form::{Made, Naming},
+    layout::{Held, ImageFile, Plan},
 };
 use ring::digest::{Context, SHA256};
 use world::real::Place;
@@ -33,91 +16,13 @@ use world::real::Place;
 use crate::{
     Disk, Error, Watch, pack,
     sink::{DeviceSink, FileSink, Sink, StreamSink},
-    write::{self, Plain},
+    write,
 };
-
-/// What is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conversion {
-    format: Format,
-    subformat: Subformat,
-}
-
-/// A kind within a format; the first of each format is what is written when none is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subformat {
-    /// Raw: there is one kind.
-    Plain,
-    /// qcow2: clusters as they are.
-    Clusters,
-    /// qcow2: clusters packed by deflate, which every reader knows.
-    Deflate,
-    /// qcow2: clusters packed by Zstandard.
-    Zstd,
-    /// VHD, VHDX, VDI: blocks that hold something.
-    Dynamic,
-    /// VHD, VHDX, VDI: all blocks.
-    Fixed,
-    /// VMDK: one file with the grains that hold something.
-    Sparse,
-    /// VMDK: a descriptor, and a file with all bytes.
-    Flat,
-    /// VMDK: packed grains, in one pass.
-    StreamOptimized,
-}
-
-impl Subformat {
-    /// The kinds of a format and their words, the usual one first.
-    pub const fn of(format: Format) -> &'static [(&'static str, Self)] {
-        match format {
-            Format::Raw => &[("plain", Self::Plain)],
-            Format::Qcow2 => {
-                &[("plain", Self::Clusters), ("zlib", Self::Deflate), ("zstd", Self::Zstd)]
-            }
-            Format::Vhd | Format::Vhdx => &[("dynamic", Self::Dynamic), ("fixed", Self::Fixed)],
-            Format::Vdi => &[("dynamic", Self::Dynamic), ("static", Self::Fixed)],
-            Format::Vmdk => &[
-                ("sparse", Self::Sparse),
-                ("flat", Self::Flat),
-                ("streamOptimized", Self::StreamOptimized),
-            ],
-        }
-    }
-}
-
-impl Conversion {
-    /// A format, in the kind of that word; `monolithicSparse` and the like mean the same as `sparse`.
-    pub fn new(format: Format, word: Option<&str>) -> Result<Self, Unwritable> {
-        let known = Subformat::of(format);
-        let Some(word) = word else { return Ok(Self { format, subformat: known[0].1 }) };
-        let short = word.strip_prefix("monolithic").unwrap_or(word);
-        let found = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(short));
-        found.map(|(_, subformat)| Self { format, subformat: *subformat }).ok_or_else(|| {
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            let text = format!("{word:?} is no kind of it; there are {}", names.join(", "));
-            Unwritable::Option { format, text }
-        })
-    }
-
-    /// The format.
-    pub const fn format(self) -> Format {
-        self.format
-    }
-}
 
 /// A conversion whose tables are made, ready to be written.
 pub struct Prepared {
-    work: Work,
+    work: Made,
     total_bytes: u64,
-}
-
-enum Work {
-    /// Files whose every byte follows from the plan.
-    Files(Vec<ImageFile>),
-    /// A stream of packed grains.
-    Grains(Box<Stream>),
-    /// Clusters of so many bytes, packed so.
-    Clusters(Box<Packer>, (Algorithm, u64)),
 }
 
 impl Prepared {
@@ -156,30 +61,16 @@ impl Disk {
     /// carry in itself.
     pub fn prepare(
         &mut self,
-        conversion: Conversion,
+        form: Form,
         name: &str,
         watch: &mut Watch<'_>,
     ) -> Result<Prepared, Error> {
         let virtual_size = self.virtual_size();
-        let work = match conversion.subformat {
-            Subformat::Plain => {
-                let layout = Box::new(Plain(virtual_size));
-                Work::Files(vec![ImageFile { suffix: String::new(), layout }])
-            }
-            Subformat::StreamOptimized => {
-                // What is held shows while the grains are packed.
-                let plan = self.plan(conversion, Vec::new());
-                Work::Grains(Box::new(Stream::new(&plan, name, Adapter::default())?))
-            }
-            _ => {
-                let held = self.held(watch)?;
-                let plan = self.plan(conversion, held);
-                work_of(conversion, plan, name)?
-            }
-        };
+        let held = if form.needs_ranges() { self.held(watch)? } else { Vec::new() };
+        let work = form.make(self.plan(form, held), Naming { name, sector_bytes: 512 })?;
         let total_bytes = match &work {
-            Work::Files(files) => files.iter().map(|file| file.layout.len()).sum(),
-            Work::Grains(_) | Work::Clusters(..) => virtual_size,
+            Made::Files(files) => files.iter().map(|file| file.layout.len()).sum(),
+            Made::Grains(_) | Made::Clusters(..) => virtual_size,
         };
         Ok(Prepared { work, total_bytes })
     }
@@ -195,11 +86,11 @@ impl Disk {
             Target::Stream(out) => {
                 let mut sink = StreamSink::new(out);
                 let length_bytes = match prepared.work {
-                    Work::Clusters(..) => {
+                    Made::Clusters(..) => {
                         let why = "a packed qcow2 image is no stream: its head comes last";
                         return Err(Error::Unsuitable(why));
                     }
-                    Work::Files(files) if files.len() != 1 => {
+                    Made::Files(files) if files.len() != 1 => {
                         return Err(Error::Unsuitable("a format of several files is no stream"));
                     }
                     work => self.fill(work, &mut sink, watch)?,
@@ -218,13 +109,13 @@ impl Disk {
     /// Writes an image of one file; gives its length.
     fn fill(
         &mut self,
-        work: Work,
+        work: Made,
         sink: &mut dyn Sink,
         watch: &mut Watch<'_>,
     ) -> Result<u64, Error> {
         let (chain, files) = (&mut self.chain, &self.files);
         match work {
-            Work::Files(layouts) => {
+            Made::Files(layouts) => {
                 let mut length = 0;
                 for file in layouts {
                     write::write(chain, files, &*file.layout, sink, watch)?;
@@ -232,8 +123,10 @@ impl Disk {
                 }
                 Ok(length)
             }
-            Work::Grains(stream) => pack::grains(chain, files, *stream, sink, watch),
-            Work::Clusters(packer, how) => pack::clusters(chain, files, *packer, how, sink, watch),
+            Made::Grains(stream) => pack::grains(chain, files, *stream, sink, watch),
+            Made::Clusters(packer, algorithm, cluster) => {
+                pack::clusters(chain, files, *packer, (algorithm, cluster), sink, watch)
+            }
         }
     }
 
@@ -245,40 +138,27 @@ impl Disk {
 
     /// What is at the path, if it may be written.
     pub(crate) fn look(&self, path: &Path, force: bool) -> Result<Place, Error> {
-        let place = Place::at(path).map_err(|cause| Error::Io {
-            doing: "look at",
-            path: path.to_owned(),
-            cause,
-        })?;
-        if place == Place::Other {
-            return Err(Error::Unfit {
-                path: path.to_owned(),
-                why: "it is neither a regular file nor a block device",
-            });
-        }
+        let place = place_of(path)?;
         if place != Place::Free && self.files.has(path) {
             return Err(Error::Itself(path.to_owned()));
         }
-        if place == Place::File && !force {
-            return Err(Error::Exists(path.to_owned()));
-        }
-        Ok(place)
+        taken(place, path, force)
     }
 
     fn write_device(
         &mut self,
-        work: Work,
+        work: Made,
         path: &Path,
         force: bool,
         watch: &mut Watch<'_>,
     ) -> Result<Converted, Error> {
         let length_bytes = match &work {
-            Work::Files(files) if files.len() == 1 => files[0].layout.len(),
-            Work::Files(_) => {
+            Made::Files(files) if files.len() == 1 => files[0].layout.len(),
+            Made::Files(_) => {
                 let why = "a format of several files does not fit on one device";
                 return Err(Error::Unsuitable(why));
             }
-            Work::Grains(_) | Work::Clusters(..) => {
+            Made::Grains(_) | Made::Clusters(..) => {
                 let why = "a packed image has no length before it is packed: name a file";
                 return Err(Error::Unsuitable(why));
             }
@@ -292,18 +172,18 @@ impl Disk {
 
     fn write_files(
         &mut self,
-        work: Work,
+        work: Made,
         path: &Path,
         force: bool,
         watch: &mut Watch<'_>,
     ) -> Result<Converted, Error> {
         let mut converted = Converted { paths: Vec::new(), length_bytes: 0, written_bytes: 0 };
         let mut made = Vec::new();
-        let parts: Vec<(String, Work)> = match work {
-            Work::Files(mut files) => {
+        let parts: Vec<(String, Made)> = match work {
+            Made::Files(mut files) => {
                 // The file that is opened appears last, when what it names is there.
                 files.sort_by_key(|file| file.suffix.is_empty());
-                let part = |file: ImageFile| (file.suffix.clone(), Work::Files(vec![file]));
+                let part = |file: ImageFile| (file.suffix.clone(), Made::Files(vec![file]));
                 files.into_iter().map(part).collect()
             }
             packed => vec![(String::new(), packed)],
@@ -314,7 +194,7 @@ impl Disk {
                 self.look(&part, force)?;
             }
             let mut sink = FileSink::make(&part)?;
-            if let Work::Files(files) = &work {
+            if let Made::Files(files) = &work {
                 // A file that cannot be so long is refused before anything is read.
                 sink.set_length(files.iter().map(|file| file.layout.len()).sum())?;
             }
@@ -329,22 +209,22 @@ impl Disk {
         Ok(converted)
     }
 
-    fn plan(&self, conversion: Conversion, held: Vec<Held>) -> Plan {
+    fn plan(&self, form: Form, held: Vec<Held>) -> Plan {
         Plan {
             virtual_size: self.virtual_size(),
             held,
             parent: None,
-            seed: self.seed(conversion),
+            seed: self.seed(form),
             made_s: self.files.modified_s(self.chain.layers()[0].file()),
         }
     }
 
     /// From what the identifiers of a new image are derived: the files that are read, as they are
     /// now, and the format. The same files give the same bytes; another disk gives other ids.
-    fn seed(&self, conversion: Conversion) -> [u8; 32] {
+    fn seed(&self, form: Form) -> [u8; 32] {
         let mut context = Context::new(&SHA256);
         context.update(b"strandline image convert/1\0");
-        context.update(format!("{conversion:?}\0").as_bytes());
+        context.update(format!("{} {}\0", form.format(), form.word()).as_bytes());
         for file in self.chain.files() {
             let (device, inode) = self.files.inode(file);
             for number in
@@ -358,47 +238,32 @@ impl Disk {
     }
 }
 
-/// A plan in a format.
-fn work_of(conversion: Conversion, plan: Plan, name: &str) -> Result<Work, Unwritable> {
-    let fixed = conversion.subformat == Subformat::Fixed;
-    let options = qcow2::write::Qcow2Options::default();
-    let algorithm = match conversion.subformat {
-        Subformat::Deflate => Some(Algorithm::Deflate12),
-        Subformat::Zstd => Some(Algorithm::Zstd),
-        _ => None,
-    };
-    if let Some(algorithm) = algorithm {
-        let cluster = 1 << options.cluster_bits;
-        let packer = Packer::new(plan, options, algorithm)?;
-        return Ok(Work::Clusters(Box::new(packer), (algorithm, cluster)));
+/// What is at a path that shall be written, if it may be: nothing, a device, or a file that is written
+/// over by `force`.
+pub fn may_write(path: &Path, force: bool) -> Result<Place, Error> {
+    taken(place_of(path)?, path, force)
+}
+
+fn place_of(path: &Path) -> Result<Place, Error> {
+    let place = Place::at(path).map_err(|cause| Error::Io {
+        doing: "look at",
+        path: path.to_owned(),
+        cause,
+    })?;
+    if place == Place::Other {
+        return Err(Error::Unfit {
+            path: path.to_owned(),
+            why: "it is neither a regular file nor a block device",
+        });
     }
-    let files = match conversion.format {
-        Format::Raw => {
-            vec![ImageFile { suffix: String::new(), layout: Box::new(Plain(plan.virtual_size)) }]
-        }
-        Format::Qcow2 => qcow2::write::layout(&plan, &options)?,
-        Format::Vhd => {
-            let kind = if fixed { VhdKind::Fixed } else { VhdKind::Dynamic };
-            vhd::write::layout(&plan, &VhdOptions { kind, ..VhdOptions::default() })?
-        }
-        Format::Vhdx => {
-            let allocation = if fixed { Allocation::Fixed } else { Allocation::Dynamic };
-            vhdx::write::layout(&plan, &VhdxOptions { allocation, ..VhdxOptions::default() })?
-        }
-        Format::Vdi => {
-            let kind = if fixed { VdiKind::Static } else { VdiKind::Dynamic };
-            vdi::write::layout(&plan, &VdiOptions { kind })?
-        }
-        Format::Vmdk => {
-            let kind = match conversion.subformat {
-                Subformat::Flat => VmdkKind::Flat,
-                _ => VmdkKind::Sparse,
-            };
-            let (name, adapter) = (name.to_owned(), Adapter::default());
-            vmdk::write::layout(&plan, &VmdkOptions { kind, name, adapter })?
-        }
-    };
-    Ok(Work::Files(files))
+    Ok(place)
+}
+
+fn taken(place: Place, path: &Path, force: bool) -> Result<Place, Error> {
+    if place == Place::File && !force {
+        return Err(Error::Exists(path.to_owned()));
+    }
+    Ok(place)
 }
 
 /// Writes a small file, whole or not at all.
@@ -409,8 +274,8 @@ pub fn write_list(path: &Path, bytes: &[u8], force: bool) -> Result<(), Error> {
     sink.place(force)
 }
 
-/// `disk.vmdk` and `-flat`: `disk-flat.vmdk`.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+/// The path of an image's part: `disk.vmdk` and `-flat` give `disk-flat.vmdk`.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     if suffix.is_empty() {
         return path.to_owned();
     }

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
+use images::layout::Plain;
 use md5::{Digest as _, Md5};
 use ring::digest::{Context, SHA256};
 
 use crate::{
     Disk, Error, Watch,
     sink::{Sink, is_zero},
-    write::{self, Plain},
+    write,
 };
 
 /// Bytes of a page of [`Algorithm::Pages`].

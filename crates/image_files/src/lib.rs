@@ -32,14 +32,16 @@ mod sink;
 mod source;
 mod write;
 
-pub use convert::{Conversion, Converted, Prepared, Subformat, Target, write_list};
+pub use convert::{Converted, Prepared, Target, may_write, with_suffix, write_list};
 pub use digest::{Algorithm, Digest};
 pub use disk::{Disk, OpenDisk};
 pub use edit::edit_error;
 pub use files::Files;
+pub use pack::{Batch, pack_clusters, pack_grains};
 pub use salvage::{BadRange, Salvaged};
 pub use scan::Scanned;
 pub use shared::{Piece, SharedDisk};
+pub use sink::{DeviceSink, FileSink, Sink, StreamSink};
 pub use source::{JOB_BYTES, WINDOW};
 
 use std::{io, path::PathBuf};

@@ -16,7 +16,7 @@ const HOLE_BYTES: usize = 4096;
 static ZEROES: [u8; 1 << 18] = [0; 1 << 18];
 
 /// Takes bytes in order: each call goes on where the last one ended.
-pub(crate) trait Sink {
+pub trait Sink {
     /// Bytes that stand at `at`.
     fn bytes(&mut self, at: u64, bytes: &[u8]) -> Result<(), Error>;
     /// Zeroes that stand at `at`.
@@ -24,28 +24,33 @@ pub(crate) trait Sink {
 }
 
 /// A new file: zeroes are holes.
-pub(crate) struct FileSink {
+pub struct FileSink {
     file: NewFile,
     path: PathBuf,
     /// Bytes that were written.
-    pub(crate) written: u64,
+    pub written: u64,
 }
 
 impl FileSink {
     /// The file that shall be at `path`.
-    pub(crate) fn make(path: &Path) -> Result<Self, Error> {
+    pub fn make(path: &Path) -> Result<Self, Error> {
         let cannot = |cause| Error::Io { doing: "make", path: path.to_owned(), cause };
         let file = NewFile::beside(path).map_err(cannot)?;
         Ok(Self { file, path: path.to_owned(), written: 0 })
     }
 
     /// Gives the file its length: zeroes at its end are not written.
-    pub(crate) fn set_length(&self, len: u64) -> Result<(), Error> {
+    pub fn set_length(&self, len: u64) -> Result<(), Error> {
         self.file.set_length(len).map_err(|cause| self.cannot("size", cause))
     }
 
+    /// Reads back what was written; what was not is zero.
+    pub fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.file.read_at(at, into).map_err(|cause| self.cannot("read", cause))
+    }
+
     /// Makes it durable and gives it its name.
-    pub(crate) fn place(self, replace: bool) -> Result<(), Error> {
+    pub fn place(self, replace: bool) -> Result<(), Error> {
         let path = self.path;
         self.file.place(replace).map_err(|cause| match cause.kind() {
             io::ErrorKind::AlreadyExists => Error::Exists(path),
@@ -106,16 +111,16 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// A block device: zeroes are written, or made by the device.
-pub(crate) struct DeviceSink {
+pub struct DeviceSink {
     device: TargetDevice,
     path: PathBuf,
     /// Bytes that were written.
-    pub(crate) written: u64,
+    pub written: u64,
 }
 
 impl DeviceSink {
     /// The device at `path`, for `len` bytes. One that holds data is taken only if `force`.
-    pub(crate) fn open(path: &Path, len: u64, force: bool) -> Result<Self, Error> {
+    pub fn open(path: &Path, len: u64, force: bool) -> Result<Self, Error> {
         let cannot = |doing| move |cause| Error::Io { doing, path: path.to_owned(), cause };
         let device = TargetDevice::open(path).map_err(cannot("open"))?;
         let room = device.length_bytes();
@@ -129,7 +134,7 @@ impl DeviceSink {
     }
 
     /// Makes all of it durable.
-    pub(crate) fn finish(&self) -> Result<(), Error> {
+    pub fn finish(&self) -> Result<(), Error> {
         self.device.sync().map_err(|cause| self.cannot("flush", cause))
     }
 
@@ -151,19 +156,20 @@ impl Sink for DeviceSink {
 }
 
 /// A pipe or the like: every byte goes out.
-pub(crate) struct StreamSink<'w> {
+pub struct StreamSink<'w> {
     out: &'w mut dyn Write,
     /// Bytes that were written.
-    pub(crate) written: u64,
+    pub written: u64,
 }
 
 impl<'w> StreamSink<'w> {
-    pub(crate) fn new(out: &'w mut dyn Write) -> Self {
+    /// Into `out`.
+    pub fn new(out: &'w mut dyn Write) -> Self {
         Self { out, written: 0 }
     }
 
     /// Hands on what is still held.
-    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+    pub fn finish(&mut self) -> Result<(), Error> {
         self.out.flush().map_err(stream)
     }
 }

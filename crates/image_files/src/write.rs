@@ -15,24 +15,6 @@ use crate::{
     source::{Source, is_zero},
 };
 
-/// The disk itself as a file: every byte is the guest's.
-pub(crate) struct Plain(pub(crate) u64);
-
-impl Layout for Plain {
-    fn len(&self) -> u64 {
-        self.0
-    }
-
-    fn pieces(&self, range: std::ops::Range<u64>) -> Vec<Piece> {
-        let end = range.end.min(self.0);
-        if range.start >= end {
-            return Vec::new();
-        }
-        let len = end - range.start;
-        vec![Piece { start: range.start, len, content: Content::Guest(range.start) }]
-    }
-}
-
 /// A piece of work.
 enum Job {
     Table { at: u64, bytes: Vec<u8> },

@@ -9,9 +9,9 @@ use std::{
     thread,
 };
 
-use image_files::{Algorithm, Conversion, Disk, Error, OpenDisk, SharedDisk, Target, Watch};
+use image_files::{Algorithm, Disk, Error, OpenDisk, SharedDisk, Target, Watch};
 use images::{
-    Class, Format, Identity,
+    Class, Form, Format, Identity,
     layout::{Held, ParentPlan, Plan},
     qcow2::write::{Qcow2Options, layout},
 };
@@ -103,7 +103,7 @@ fn an_interrupted_conversion_leaves_nothing() {
     base(&dir.path().join("base.raw"), 9);
     let mut disk = Disk::open(&dir.path().join("base.raw"), &OpenDisk::default()).expect("opens");
     let out = dir.path().join("out.raw");
-    let raw = Conversion::new(Format::Raw, None).expect("known");
+    let raw = Form::new(Format::Raw, None).expect("known");
     let mut watch = Watch { progress: &mut |_| (), stopped: &|| true };
     let prepared = disk.prepare(raw, "out.raw", &mut watch).expect("a layout");
     let target = Target::Path { path: &out, force: false };
@@ -129,9 +129,9 @@ fn written(blocks: &[Option<u8>]) -> Vec<u8> {
 fn convert(from: &Path, to: &Path, format: Format, kind: &str) {
     let mut disk = Disk::open(from, &OpenDisk::default()).expect("opens");
     let mut watch = Watch { progress: &mut |_| (), stopped: &|| false };
-    let conversion = Conversion::new(format, Some(kind)).expect("known");
+    let form = Form::new(format, Some(kind)).expect("known");
     let name = to.file_name().expect("a name").to_string_lossy();
-    let prepared = disk.prepare(conversion, &name, &mut watch).expect("writable");
+    let prepared = disk.prepare(form, &name, &mut watch).expect("writable");
     let target = Target::Path { path: to, force: true };
     disk.write(prepared, target, &mut watch).expect("written");
 }

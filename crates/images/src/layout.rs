@@ -76,6 +76,24 @@ pub trait Layout: Send + Sync {
     fn pieces(&self, range: Range<u64>) -> Vec<Piece>;
 }
 
+/// The disk itself as a file: every byte is the guest's.
+pub struct Plain(pub u64);
+
+impl Layout for Plain {
+    fn len(&self) -> u64 {
+        self.0
+    }
+
+    fn pieces(&self, range: Range<u64>) -> Vec<Piece> {
+        let end = range.end.min(self.0);
+        if range.start >= end {
+            return Vec::new();
+        }
+        let len = end - range.start;
+        vec![Piece { start: range.start, len, content: Content::Guest(range.start) }]
+    }
+}
+
 /// Pieces in one answer.
 pub const PIECES_MAX: usize = 4096;
 

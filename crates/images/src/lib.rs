@@ -27,6 +27,7 @@ mod check;
 mod detect;
 mod facts;
 mod fault;
+pub mod form;
 mod input;
 pub mod layout;
 pub mod limits;
@@ -52,6 +53,7 @@ pub use check::{Finding, Report, Severity};
 pub use detect::{Detected, Foreign, detect};
 pub use facts::{Bitmap, Facts, Identity, OtherFile, Parent, Snapshot};
 pub use fault::{Class, Fault, Part, Trouble};
+pub use form::{Form, Subformat};
 pub use input::{Answer, Ask, FileId, FolderQuery, Input, Need, Role, Step, Stepped, Stop};
 pub use map::{Algorithm, Extent, Kind, Mapped, Packed};
 

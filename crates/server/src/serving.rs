@@ -327,6 +327,14 @@ impl Control for Alone {
     ) -> Result<Box<dyn api::Chunks>, Failure> {
         self.engine.read(who, request)
     }
+
+    fn export(
+        &self,
+        who: &api::Caller,
+        request: api::verbs::export::Read,
+    ) -> Result<Box<dyn api::Chunks>, Failure> {
+        self.engine.export(who, request)
+    }
 }
 
 impl Drop for Alone {

@@ -9,7 +9,7 @@ use crate::{
 use api::{
     Answer, Caller, Chunk, Chunks, Control, Failure, Request, Time, Zone,
     verbs::{
-        Moment,
+        Moment, export,
         mark::Mark,
         past,
         session::Client,
@@ -53,6 +53,11 @@ impl Control for Script {
 
     fn read(&self, _who: &Caller, request: past::Read) -> Result<Box<dyn Chunks>, Failure> {
         let length = request.length.expect("a whole disk is asked by its size");
+        Ok(Box::new(Once(Some(Chunk::Zeroes(length)))))
+    }
+
+    fn export(&self, _who: &Caller, request: export::Read) -> Result<Box<dyn Chunks>, Failure> {
+        let length = request.length.expect("a file is asked by its length");
         Ok(Box::new(Once(Some(Chunk::Zeroes(length)))))
     }
 }

@@ -2,7 +2,7 @@
 
 use api::{
     Answer, Caller, Chunk, Chunks, Control, Failure, Request, codes,
-    verbs::{past, session},
+    verbs::{export, past, session},
 };
 use server::control::{Hooks, Server};
 use std::{
@@ -64,6 +64,10 @@ impl Control for Fake {
     }
 
     fn read(&self, _who: &Caller, _request: past::Read) -> Result<Box<dyn Chunks>, Failure> {
+        Ok(Box::new(Nothing))
+    }
+
+    fn export(&self, _who: &Caller, _request: export::Read) -> Result<Box<dyn Chunks>, Failure> {
         Ok(Box::new(Nothing))
     }
 }

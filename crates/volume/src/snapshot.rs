@@ -57,13 +57,32 @@ impl Snapshot {
         &self,
         one: (BranchId, Sequence),
         other: (BranchId, Sequence),
+        found: impl FnMut(Changed) -> bool,
+    ) -> Result<(), history_index::Error> {
+        self.between(Some(one), other, found)
+    }
+
+    /// What an instant holds, all of a base counting as data; as [`Snapshot::diff`] against nothing.
+    pub fn held(
+        &self,
+        state: (BranchId, Sequence),
+        found: impl FnMut(Changed) -> bool,
+    ) -> Result<(), history_index::Error> {
+        self.between(None, state, found)
+    }
+
+    fn between(
+        &self,
+        one: Option<(BranchId, Sequence)>,
+        other: (BranchId, Sequence),
         mut found: impl FnMut(Changed) -> bool,
     ) -> Result<(), history_index::Error> {
-        let (before, after) = (self.chain(one.0, one.1), self.chain(other.0, other.1));
+        let before = one.map_or_else(Vec::new, |one| self.chain(one.0, one.1));
+        let after = self.chain(other.0, other.1);
         let below = |branch| Below::of(&self.catalogue, branch);
-        let (below_before, below_after) = (below(one.0), below(other.0));
+        let (below_before, below_after) = (one.and_then(|one| below(one.0)), below(other.0));
         let size = |(branch, up_to)| self.catalogue.size_at(branch, up_to).unwrap_or(0);
-        let size_bytes = size(one).max(size(other));
+        let size_bytes = one.map_or(0, size).max(size(other));
         let blocks = size_bytes.div_ceil(BLOCK_BYTES);
         let Some(all) = Lba::new(0).and_then(|start| Extent::new(start, blocks)) else {
             return Ok(());

@@ -15,6 +15,7 @@ macro_rules! question {
 }
 
 pub mod doctor;
+pub mod export;
 pub mod history;
 pub mod image;
 pub mod key;

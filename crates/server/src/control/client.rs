@@ -8,7 +8,7 @@ use api::{
     Answer, Caller, Chunk, Chunks, Control, Failure, Request, codes,
     control::{API_VERSION, VERSION_HEADER},
     failure::ErrorDocument,
-    verbs::past,
+    verbs::{export, past},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -207,11 +207,20 @@ impl Control for Client {
     }
 
     fn read(&self, _who: &Caller, request: past::Read) -> Result<Box<dyn Chunks>, Failure> {
+        self.stream(&read_path(&request))
+    }
+
+    fn export(&self, _who: &Caller, request: export::Read) -> Result<Box<dyn Chunks>, Failure> {
+        self.stream(&export_path(&request))
+    }
+}
+
+impl Client {
+    fn stream(&self, path: &str) -> Result<Box<dyn Chunks>, Failure> {
         let runtime = runtime()?;
-        let path = read_path(&request);
         let (body, connection) = runtime.block_on(self.in_time(self.send(
             Method::GET,
-            &path,
+            path,
             frame::MEDIA_TYPE,
             Bytes::new(),
         )))?;
@@ -222,21 +231,55 @@ impl Control for Client {
 
 fn read_path(request: &past::Read) -> String {
     let mut path = format!("/{API_VERSION}/read?offset={}", request.offset);
-    path.push_str("&ref=");
-    for byte in request.reference.to_string().bytes() {
+    push_query(&mut path, "ref", &request.reference);
+    if let Some(length) = request.length {
+        push_query(&mut path, "length", &length);
+    }
+    if request.exact {
+        path.push_str("&exact=true");
+    }
+    path
+}
+
+fn export_path(request: &export::Read) -> String {
+    let mut path = format!("/{API_VERSION}/export/read?offset={}", request.offset);
+    let format = serde_json::to_value(request.format).expect("a word");
+    push_query(&mut path, "ref", &request.reference);
+    push_query(&mut path, "format", &format.as_str().unwrap_or_default());
+    push_query(&mut path, "file", &request.file);
+    let base = request.base.as_ref().map(ToString::to_string);
+    let texts = [
+        ("subformat", &request.subformat),
+        ("base", &base),
+        ("base_name", &request.base_name),
+        ("name", &request.name),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            push_query(&mut path, name, text);
+        }
+    }
+    if let Some(length) = request.length {
+        push_query(&mut path, "length", &length);
+    }
+    for (name, is_set) in [("exact", request.exact), ("head_last", request.head_last)] {
+        if is_set {
+            push_query(&mut path, name, &true);
+        }
+    }
+    path
+}
+
+/// Adds a parameter, with all that means something in a query escaped.
+fn push_query(path: &mut String, name: &str, value: &dyn std::fmt::Display) {
+    write!(path, "&{name}=").expect("a string takes all");
+    for byte in value.to_string().bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             path.push(char::from(byte));
         } else {
             write!(path, "%{byte:02X}").expect("a string takes all");
         }
     }
-    if let Some(length) = request.length {
-        write!(path, "&length={length}").expect("a string takes all");
-    }
-    if request.exact {
-        path.push_str("&exact=true");
-    }
-    path
 }
 
 struct Stream {

@@ -10,6 +10,7 @@
 
 mod client;
 mod frame;
+mod range;
 mod serve;
 
 pub use client::Client;

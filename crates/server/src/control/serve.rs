@@ -2,9 +2,9 @@
 
 use super::{BODY_MAX_BYTES, CALLS_MAX, frame};
 use api::{
-    Answer, Caller, Chunk, Chunks, Control, Failure, Kind, Request, codes,
+    Answer, Caller, Chunk, Chunks, Control, ControlExt as _, Failure, Kind, Request, codes,
     control::{API_VERSION, VERBS, VERSION_HEADER, no_such_call},
-    verbs::past,
+    verbs::{export, past},
 };
 use axum::{
     Router,
@@ -110,6 +110,7 @@ async fn run(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/read", get(read))
+        .route("/v1/export/read", get(export_read))
         .route("/v1/{*path}", any(call))
         .fallback(elsewhere)
         .layer(middleware::map_response(with_version))
@@ -197,16 +198,50 @@ async fn read(
 ) -> Result<Response, Refusal> {
     let who = peer.caller()?;
     let Query(request) = query.map_err(|rejection| bad_request(&rejection.body_text()))?;
-    let framed = headers.get(header::ACCEPT).is_some_and(|accepted| accepted == frame::MEDIA_TYPE);
-    let permit = shared.permit().await?;
-    let mut chunks = shared.blocking_within(move |control| control.read(&who, request)).await?;
-    let (sender, receiver) = mpsc::channel(frame::QUEUE);
-    task::spawn_blocking(move || {
-        feed(&mut *chunks, framed, &sender);
-        drop(permit);
-    });
-    let kind = if framed { frame::MEDIA_TYPE } else { "application/octet-stream" };
-    Ok(([(header::CONTENT_TYPE, kind)], Body::new(frame::Fed(receiver))).into_response())
+    let framed = wants_frames(&headers);
+    let body = shared.stream(framed, move |control| control.read(&who, request)).await?;
+    Ok(([(header::CONTENT_TYPE, kind_of(framed))], body).into_response())
+}
+
+/// A file of an export. Who takes frames gets the range that the query names; everybody else may ask
+/// for a part by `Range`, and whether it changed by `If-None-Match`.
+async fn export_read(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    method: Method,
+    headers: HeaderMap,
+    query: Result<Query<export::Read>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let who = peer.caller()?;
+    let Query(request) = query.map_err(|rejection| bad_request(&rejection.body_text()))?;
+    if wants_frames(&headers) {
+        let body = shared.stream(true, move |control| control.export(&who, request)).await?;
+        return Ok(([(header::CONTENT_TYPE, kind_of(true))], body).into_response());
+    }
+    let describe = request.describe();
+    let described = shared.blocking(move |control| control.ask(&who, describe)).await?;
+    let (answer, read) = super::range::answer(&described, request, &headers)?;
+    let response = Response::builder().status(answer.status);
+    let mut response = answer
+        .headers
+        .into_iter()
+        .fold(response, |response, (name, value)| response.header(name, value));
+    let body = match read {
+        Some(read) if method != Method::HEAD => {
+            response = response.header(header::CONTENT_TYPE, kind_of(false));
+            shared.stream(false, move |control| control.export(&who, read)).await?
+        }
+        _ => Body::empty(),
+    };
+    response.body(body).map_err(|error| Refusal(Failure::bug(error.to_string())))
+}
+
+fn wants_frames(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).is_some_and(|accepted| accepted == frame::MEDIA_TYPE)
+}
+
+const fn kind_of(framed: bool) -> &'static str {
+    if framed { frame::MEDIA_TYPE } else { "application/octet-stream" }
 }
 
 /// Pulls the stream and pushes it to the reader, until either ends.
@@ -248,6 +283,22 @@ fn feed_plain(
 }
 
 impl Shared {
+    /// A body that is fed on a thread of its own.
+    async fn stream(
+        &self,
+        framed: bool,
+        begin: impl FnOnce(&dyn Control) -> Result<Box<dyn Chunks>, Failure> + Send + 'static,
+    ) -> Result<Body, Refusal> {
+        let permit = self.permit().await?;
+        let mut chunks = self.blocking_within(begin).await?;
+        let (sender, receiver) = mpsc::channel(frame::QUEUE);
+        task::spawn_blocking(move || {
+            feed(&mut *chunks, framed, &sender);
+            drop(permit);
+        });
+        Ok(Body::new(frame::Fed(receiver)))
+    }
+
     async fn permit(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
         let permit = Arc::clone(&self.calls).acquire_owned().await;
         permit.map_err(|_| Refusal(Failure::bug("the control server's calls were closed")))
@@ -320,7 +371,7 @@ fn json(status: StatusCode, body: serde_json::Result<Vec<u8>>) -> Response {
 }
 
 /// A failure on its way out.
-struct Refusal(Failure);
+pub(super) struct Refusal(Failure);
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {

@@ -3,7 +3,7 @@
 use super::{BODY_MAX_BYTES, Client, Hooks, Server};
 use api::{
     Answer, Caller, Chunk, Chunks, Control, ControlExt, Failure, Request, Verb, codes,
-    verbs::{past, session, vol},
+    verbs::{export, past, session, vol},
 };
 use std::{
     io::{Read as _, Write as _},
@@ -32,6 +32,7 @@ impl Control for Fake {
                 Ok(Answer::SessionLs(session::SessionList { sessions: vec![] }))
             }
             Request::Stop(_) => panic!("a planned fault"),
+            Request::ExportDescribe(asked) => Ok(Answer::ExportDescribe(described(&asked))),
             other => Err(Failure::bug(format!("{} was not expected", other.path()))),
         }
     }
@@ -48,6 +49,39 @@ impl Control for Fake {
             steps.push(Err(Failure::new(codes::DAMAGED, "a damaged cell")));
         }
         Ok(Box::new(Steps(steps.into_iter())))
+    }
+
+    fn export(&self, _who: &Caller, request: export::Read) -> Result<Box<dyn Chunks>, Failure> {
+        assert_eq!(request.reference.to_string(), "db@seq:7", "what was described is read");
+        let length = request.length.unwrap_or(FILE.len() as u64 - request.offset);
+        let place = |at: u64| usize::try_from(at).expect("small");
+        let bytes = FILE[place(request.offset)..place(request.offset + length)].to_vec();
+        Ok(Box::new(Steps(vec![Ok(Chunk::Data(bytes))].into_iter())))
+    }
+}
+
+const FILE: &[u8] = b"the bytes of an image";
+
+fn described(asked: &export::Describe) -> export::Described {
+    let reference = "db@seq:7".parse().expect("well formed");
+    let length = (asked.subformat.is_none()).then_some(FILE.len() as u64);
+    let file = export::ExportFile {
+        name: "db-seq7.qcow2".to_owned(),
+        suffix: String::new(),
+        length,
+        etag: "a1".to_owned(),
+    };
+    export::Described {
+        reference,
+        seq: 7,
+        time: units::Timestamp(0).into(),
+        resolution: None,
+        size: 4096,
+        format: asked.format,
+        subformat: "plain".to_owned(),
+        base: None,
+        data: Some(0),
+        files: vec![file],
     }
 }
 
@@ -241,4 +275,60 @@ fn a_panic_in_a_call_is_a_bug_and_the_server_goes_on() {
     assert!(client.ask(&WHO, create("db")).is_ok());
     let path = create("db").into_request().path();
     assert_eq!(path, "vol/create");
+}
+
+#[test]
+fn parts_of_a_file_are_asked_as_of_any_web_server() {
+    let fixture = Fixture::new("a");
+    let ask = |method: &str, path: &str, headers: &str| {
+        let path = format!("/v1/export/read?ref=db&format=qcow2{path}");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let answer = fixture.raw(&format!("{head}{headers}\r\n"));
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_ascii_lowercase(), body.to_owned())
+    };
+    let whole = std::str::from_utf8(FILE).expect("text");
+    let (head, body) = ask("GET", "", "");
+    assert_eq!(body, whole);
+    for line in ["http/1.1 200", "etag: \"a1\"", "accept-ranges: bytes", "content-length: 21"] {
+        assert!(head.contains(line), "{head}");
+    }
+    let (head, body) = ask("HEAD", "", "");
+    assert_eq!((head.contains("content-length: 21"), body.as_str()), (true, ""));
+    let (head, body) = ask("GET", "", "Range: bytes=4-8\r\n");
+    assert_eq!(body, "bytes");
+    assert!(head.contains("http/1.1 206") && head.contains("content-range: bytes 4-8/21"));
+    let (head, body) = ask("GET", "", "Range: bytes=-5\r\nIf-Range: \"a1\"\r\n");
+    assert_eq!((head.contains(" 206 "), body.as_str()), (true, "image"));
+    let (head, body) = ask("GET", "", "Range: bytes=-5\r\nIf-Range: \"b2\"\r\n");
+    assert_eq!((head.contains(" 200 "), body.as_str()), (true, whole), "another file: the whole");
+    let (head, body) = ask("GET", "", "Range: bytes=21-\r\n");
+    assert!(head.contains(" 416 ") && head.contains("content-range: bytes */21"), "{head}");
+    assert_eq!(body, "");
+    let (head, body) = ask("GET", "", "If-None-Match: \"a1\"\r\n");
+    assert_eq!((head.contains(" 304 "), body.as_str()), (true, ""));
+    let (head, body) = ask("GET", "&offset=4&length=5", "Range: bytes=0-0\r\n");
+    assert_eq!((head.contains(" 200 "), body.as_str()), (true, "bytes"), "the name has the range");
+    let (head, body) = ask("GET", "&subformat=zlib", "Range: bytes=4-8\r\n");
+    assert!(head.contains(" 200 ") && head.contains("accept-ranges: none"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+    assert!(body.contains(whole), "{body}");
+    let (head, body) = ask("GET", "&file=1", "");
+    assert!(head.contains(" 400 ") && body.contains("E2001"), "{head} {body}");
+}
+
+#[test]
+fn our_client_asks_for_all_that_a_read_names() {
+    let fixture = Fixture::new("a");
+    let describe = export::Describe {
+        name: Some("my disk+1.vmdk".to_owned()),
+        base: Some("db@mark:a~1^quiet:2s".parse().expect("well formed")),
+        base_name: Some("../b&c=d.vmdk".to_owned()),
+        exact: true,
+        ..export::Describe::of("db@seq:7".parse().expect("well formed"), export::ImageFormat::Vmdk)
+    };
+    let read = describe.read(0).range(4, 5);
+    let mut chunks = fixture.client().export(&WHO, read).expect("a stream");
+    assert_eq!(chunks.next(), Ok(Some(Chunk::Data(b"bytes".to_vec()))));
+    assert_eq!(chunks.next(), Ok(None));
 }

@@ -75,16 +75,23 @@ impl Hub {
         offset_bytes: u64,
         length_bytes: u64,
     ) -> Result<Vec<Bytes>, BlockError> {
+        self.begin_read(view, offset_bytes, length_bytes)?.wait()
+    }
+
+    /// Begins to read bytes of a view; several may be under way at a time.
+    pub fn begin_read(
+        &self,
+        view: ViewId,
+        offset_bytes: u64,
+        length_bytes: u64,
+    ) -> Result<Reading, BlockError> {
         let (sender, receiver) = bounded(1);
         let asked = self.send(Box::new(move |core| {
             let command = Command::Read { offset_bytes, length_bytes };
             core.submit_for(view, ClientId(0), command, sender);
         }));
         asked.map_err(|_| BlockError::Stopping)?;
-        match receiver.recv().map_err(|_| BlockError::Stopping)?? {
-            Answer::Data(parts) => Ok(parts),
-            _ => Err(BlockError::Io),
-        }
+        Ok(Reading(receiver))
     }
 
     /// What lies where in a view, from an offset on; may cover less than was asked.
@@ -162,6 +169,19 @@ impl Hub {
         self.visits.send(visit).map_err(|_| ChangeError::Stopped)?;
         self.waker.wake();
         Ok(())
+    }
+}
+
+/// Bytes of a view on their way.
+pub struct Reading(Receiver<Result<Answer, BlockError>>);
+
+impl Reading {
+    /// Waits for them.
+    pub fn wait(self) -> Result<Vec<Bytes>, BlockError> {
+        match self.0.recv().map_err(|_| BlockError::Stopping)?? {
+            Answer::Data(parts) => Ok(parts),
+            _ => Err(BlockError::Io),
+        }
     }
 }
 

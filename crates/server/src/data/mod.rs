@@ -16,7 +16,7 @@ mod turn;
 mod workers;
 
 pub use connection::{Export, Exports, SessionInfo};
-pub use hub::{ChangeError, Hub};
+pub use hub::{ChangeError, Hub, Reading};
 pub use stopping::StopReason;
 pub use tally::{BUCKETS_NS, Count, Counts, Kind};
 pub use turn::{Core, Running, start};

@@ -3,7 +3,7 @@
 use super::running::Engine;
 use api::{
     Answer, Caller, Chunks, Control, Failure, Request,
-    verbs::{past, store::Stopping},
+    verbs::{export, past, store::Stopping},
 };
 
 impl Control for Engine {
@@ -41,6 +41,9 @@ impl Control for Engine {
             Request::Diff(request) => Answer::Diff(self.diff(&request)?),
             Request::ImageAdopt(request) => Answer::ImageAdopt(self.image_adopt(who, request)?),
             Request::ImageFill(request) => Answer::ImageFill(self.image_fill(who, request)?),
+            Request::ExportDescribe(request) => {
+                Answer::ExportDescribe(self.export_describe(&request)?)
+            }
             Request::SessionLs(request) => Answer::SessionLs(self.session_ls(&request)?),
             Request::SessionKick(request) => Answer::SessionKick(self.session_kick(request)?),
             Request::Status(_) => Answer::Status(self.status()?),
@@ -56,5 +59,10 @@ impl Control for Engine {
     fn read(&self, who: &Caller, request: past::Read) -> Result<Box<dyn Chunks>, Failure> {
         self.must_manage(who)?;
         self.read_past(&request)
+    }
+
+    fn export(&self, who: &Caller, request: export::Read) -> Result<Box<dyn Chunks>, Failure> {
+        self.must_manage(who)?;
+        self.export_read(&request)
     }
 }

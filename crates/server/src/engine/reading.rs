@@ -1,16 +1,11 @@
 //! The bytes of an instant as a stream: holes as zeroes, the rest in pieces of a page.
 //!
-//! The stream holds a view of the instant, so that what it reads stays as it was; memory is a few
-//! pieces, whatever the size of the disk.
+//! The stream looks at the instant through a lens, so that what it reads stays as it was; memory is a
+//! few pieces, whatever the size of the disk.
 
-use super::{
-    failures::{block_failure, change_failure},
-    running::Engine,
-};
-use crate::data::Hub;
+use super::{failures::block_failure, lens::Lens, running::Engine};
 use api::{Chunk, Chunks, Failure, codes, verbs::past::Read};
-use std::collections::VecDeque;
-use volume::ViewId;
+use std::{collections::VecDeque, sync::Arc};
 
 /// Bytes that are asked for at a time.
 const READ_BYTES: u64 = 4 << 20;
@@ -29,26 +24,15 @@ impl Engine {
             let text = format!("{} has {} bytes", found.reference, found.size);
             Failure::new(codes::USAGE, text).doing("ask for a range inside the disk")
         })?;
-        let (branch, at) = found.state();
-        let view = self.visit(move |core| core.store.open_view(branch, Some(at)))?;
-        let view = view.ok_or_else(|| {
-            Failure::new(codes::NO_INSTANT, format!("{} is gone", found.reference))
-        })?;
-        Ok(Box::new(Stream {
-            hub: self.hub.clone(),
-            view,
-            name: found.reference.to_string(),
-            offset,
-            end,
-            extents: VecDeque::new(),
-            chunks: VecDeque::new(),
-        }))
+        let lens = Arc::new(Lens::new(self.hub.clone(), found.state()));
+        lens.view(0)?; // refuses what cannot be opened before the answer begins
+        Ok(Box::new(Stream::new(lens, found.reference.to_string(), offset, end)))
     }
 }
 
-struct Stream {
-    hub: Hub,
-    view: ViewId,
+/// The bytes of a disk from an offset on.
+pub(super) struct Stream {
+    lens: Arc<Lens>,
     name: String,
     /// What was read so far ends here.
     offset: u64,
@@ -86,9 +70,15 @@ impl Chunks for Stream {
 }
 
 impl Stream {
+    /// Of a range within the disk; `name` is for who is told of damage.
+    pub(super) fn new(lens: Arc<Lens>, name: String, offset: u64, end: u64) -> Self {
+        Self { lens, name, offset, end, extents: VecDeque::new(), chunks: VecDeque::new() }
+    }
+
     fn look(&mut self) -> Result<(), Failure> {
         let length = (self.end - self.offset).min(LOOK_BYTES);
-        let extents = self.hub.extents(self.view, self.offset, length);
+        let view = self.lens.view(0)?;
+        let extents = self.lens.hub().extents(view.id(), self.offset, length);
         let extents = extents.map_err(|error| block_failure(error, &self.name))?;
         let mut left = length;
         for extent in extents {
@@ -110,7 +100,8 @@ impl Stream {
     }
 
     fn read(&mut self, length: u64) -> Result<(), Failure> {
-        let parts = self.hub.read(self.view, self.offset, length);
+        let view = self.lens.view(length)?;
+        let parts = self.lens.hub().read(view.id(), self.offset, length);
         let parts = parts.map_err(|error| {
             let place = format!("{} from byte {} on", self.name, self.offset);
             block_failure(error, &place)
@@ -121,16 +112,5 @@ impl Stream {
         }
         self.offset += length;
         Ok(())
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let view = self.view;
-        // A server that has stopped has let go of it.
-        let closed = self.hub.visit(move |core| core.store.close_view(view));
-        if let Err(error) = closed.map_err(change_failure) {
-            tracing::debug!(%error, "a view was left to the end of the server");
-        }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     opening::Idle,
     past::Past,
     rights::Anyone,
+    shelf::Shelf,
 };
 use crate::data::{self, ChangeError, Core, Hub, Running, StopReason};
 use api::{Failure, Reference, VolumeName};
@@ -63,6 +64,7 @@ pub struct Engine {
     pub(super) started_boot_ns: u64,
     pub(super) census: Census,
     pub(super) idle: Mutex<Idle>,
+    pub(super) shelf: Shelf,
     /// For threads of its own.
     pub(super) me: Weak<Self>,
     /// Threads that write down the ends of attachments.
@@ -104,6 +106,7 @@ impl Engine {
             settings,
             census: Census::default(),
             idle: Mutex::default(),
+            shelf: Shelf::default(),
             me: me.clone(),
             detaching: Mutex::default(),
             sources: Sources::default(),
@@ -156,6 +159,7 @@ impl Engine {
     /// Does what is due; to be called every few seconds.
     pub fn on_time(&self) -> Result<(), Failure> {
         self.look_at_sources()?;
+        self.shelf.clear_idle(self.held.clock.boot_ns());
         if self.held.read_only {
             return Ok(());
         }

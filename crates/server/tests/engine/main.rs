@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the checks look into the store's files themselves")]
 
 mod client;
+mod exporting;
 mod house;
 mod keys;
 mod stopping;

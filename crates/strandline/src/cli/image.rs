@@ -17,6 +17,8 @@ pub enum ImageVerb {
     Digest(ImageDigestArgs),
     /// Write an image in another format
     Convert(ImageConvertArgs),
+    /// Write an instant of a volume as an image: the same bytes each time
+    Export(ImageExportArgs),
     /// Write what can be read of a damaged image, and list what cannot (exit 7 if anything)
     Salvage(ImageSalvageArgs),
     /// Serve an image as it is, at once and read-only, in the foreground until Ctrl-C
@@ -126,6 +128,39 @@ pub struct ImageConvertArgs {
     /// Write over a file, or a device that holds data
     #[arg(long)]
     pub force: bool,
+}
+
+/// `image export`
+#[derive(Debug, Args)]
+pub struct ImageExportArgs {
+    /// The instant; the present when none is named
+    #[arg(value_name = "VOL[~BRANCH][@INSTANT]")]
+    pub reference: String,
+    /// The file or device to write; - for stdout
+    #[arg(value_name = "OUT|-")]
+    pub out: PathBuf,
+    /// Format of what is written; that of OUT's suffix when absent
+    #[arg(long, value_name = "FORMAT")]
+    pub to: Option<ImageFormat>,
+    /// Kind within that format: qcow2 plain, zlib, zstd; VHD and VHDX dynamic, fixed; VDI dynamic,
+    /// static; VMDK sparse, flat, streamOptimized
+    #[arg(long, value_name = "KIND")]
+    pub subformat: Option<String>,
+    /// Write what differs from this instant, to be opened over its image in the same format
+    #[arg(long, value_name = "VOL@INSTANT")]
+    pub base: Option<String>,
+    /// File name of the base's image, as seen from OUT's folder; VOL-seqN.FORMAT when absent
+    #[arg(long, value_name = "NAME", requires = "base")]
+    pub base_file: Option<String>,
+    /// Write over a file, or a device that holds data
+    #[arg(long)]
+    pub force: bool,
+    /// Do not print SHA-256 digests: a large disk of zeroes takes its time
+    #[arg(long)]
+    pub no_digest: bool,
+    /// Refuse instants that the retention rule has thinned
+    #[arg(long)]
+    pub exact: bool,
 }
 
 /// `image salvage`

@@ -20,8 +20,8 @@ pub use history::{
 };
 pub use image::{
     DigestName, GivenFormat, ImageAdoptArgs, ImageArgs, ImageCheckArgs, ImageConvertArgs,
-    ImageDigestArgs, ImageFillArgs, ImageFormat, ImageImportArgs, ImageInfoArgs, ImageMapArgs,
-    ImageOpenArgs, ImageSalvageArgs, ImageStateArgs, ImageVerb,
+    ImageDigestArgs, ImageExportArgs, ImageFillArgs, ImageFormat, ImageImportArgs, ImageInfoArgs,
+    ImageMapArgs, ImageOpenArgs, ImageSalvageArgs, ImageStateArgs, ImageVerb,
 };
 pub use pages::{CompletionsArgs, DemoArgs, ManArgs};
 pub use serve::{AckPolicy, AnyoneRight, IoChoice, ServeArgs};

@@ -280,17 +280,7 @@ impl ForeignFile {
 
     /// Reads up to `into.len()` bytes: fewer only where the file ends.
     pub fn read_at(&self, offset_bytes: u64, into: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while done < into.len() {
-            let at = offset_bytes + done as u64;
-            match rustix::io::pread(&self.fd, &mut into[done..], at) {
-                Ok(0) => break,
-                Ok(bytes) => done += bytes,
-                Err(Errno::INTR) => (),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(done)
+        read_all(&self.fd, offset_bytes, into)
     }
 
     /// What stands at `offset_bytes`, for at most `length_bytes` (which is not 0). A file system that
@@ -381,6 +371,12 @@ impl NewFile {
     /// Writes all of `from`.
     pub fn write_at(&self, offset_bytes: u64, from: &[u8]) -> io::Result<()> {
         write_all(&self.fd, offset_bytes, from)
+    }
+
+    /// Fills `into` with what was written; it lies within the file.
+    pub fn read_at(&self, offset_bytes: u64, into: &mut [u8]) -> io::Result<()> {
+        let read = read_all(&self.fd, offset_bytes, into)?;
+        if read < into.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
     /// Cuts or grows the file; what is new is a hole.
@@ -496,6 +492,20 @@ impl TargetDevice {
     pub fn sync(&self) -> io::Result<()> {
         Ok(retry_on_intr(|| fs::fsync(&self.fd))?)
     }
+}
+
+/// Reads until `into` is full or the file ends; gives how many bytes came.
+fn read_all(fd: impl AsFd, offset_bytes: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        match rustix::io::pread(&fd, &mut into[done..], offset_bytes + done as u64) {
+            Ok(0) => break,
+            Ok(bytes) => done += bytes,
+            Err(Errno::INTR) => (),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(done)
 }
 
 pub(super) fn write_all(fd: impl AsFd, offset_bytes: u64, from: &[u8]) -> io::Result<()> {

@@ -1,26 +1,26 @@
 //! `image convert`: an image in another format, to files that appear whole, a device, or stdout.
 
-use super::{INTERRUPTED, failure, format_of, is_closed_pipe, no_pipe, open, watched};
+use super::{INTERRUPTED, failure, format_to, is_closed_pipe, no_pipe, open, watched};
 use crate::{
     cli::ImageConvertArgs,
     context::Context,
     out::{Progress, Stop},
 };
 use api::{Failure, amounts::size_text, codes};
-use image_files::{Conversion, Converted, Disk, Error, Target, Watch};
-use images::Format;
+use image_files::{Converted, Disk, Error, Target, Watch};
+use images::Form;
 use serde_json::json;
 use std::{io, path::Path};
 
 pub(super) fn run(args: &ImageConvertArgs, context: &mut Context<'_>) -> Result<u8, Stop> {
     let (image, out) = (args.state.of.image.as_path(), args.out.as_path());
     no_pipe(image)?;
-    let conversion = Conversion::new(format_to(args)?, args.subformat.as_deref());
-    let conversion = conversion.map_err(|error| failure(error.into(), image))?;
+    let form = Form::new(format_to(args.to, out)?, args.subformat.as_deref());
+    let form = form.map_err(|error| failure(error.into(), image))?;
     let mut disk = open(&args.state)?;
     let from = disk.chain().layers()[0].facts().format;
     let what = format!("{} ({from}, {})", image.display(), size_text(disk.virtual_size()));
-    let to = format!("{} ({})", out.display(), conversion.format());
+    let to = format!("{} ({})", out.display(), form.format());
     let to_stdout = out.as_os_str() == "-";
     if !to_stdout {
         disk.may_write(out, args.force).map_err(|error| failure(error, image))?;
@@ -30,35 +30,18 @@ pub(super) fn run(args: &ImageConvertArgs, context: &mut Context<'_>) -> Result<
         return Ok(0);
     }
     if to_stdout {
-        return to_stream(&mut disk, conversion, image, context);
+        return to_stream(&mut disk, form, image, context);
     }
-    let ended = with_progress(&mut disk, conversion, out, args.force, context);
+    let ended = with_progress(&mut disk, form, out, args.force, context);
     let Some(converted) = ended.map_err(|error| unwritten(error, image))? else {
         return Ok(INTERRUPTED);
     };
     say(&disk, &converted, (&what, &to), context)
 }
 
-/// What is wanted: as told, or as the name of the output says.
-fn format_to(args: &ImageConvertArgs) -> Result<Format, Failure> {
-    if let Some(format) = args.to {
-        return Ok(format_of(format));
-    }
-    let suffix = args.out.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase());
-    let found = match suffix.as_deref() {
-        Some("img" | "dd" | "bin") => Some(Format::Raw),
-        Some(word) => Format::of_word(word),
-        None => None,
-    };
-    found.ok_or_else(|| {
-        let text = format!("`{}` does not say which format is to be written", args.out.display());
-        Failure::new(codes::USAGE, text).doing("say it: --to raw, qcow2, vhd, vhdx, vmdk, vdi")
-    })
-}
-
 fn with_progress(
     disk: &mut Disk,
-    conversion: Conversion,
+    form: Form,
     out: &Path,
     force: bool,
     context: &mut Context<'_>,
@@ -67,7 +50,7 @@ fn with_progress(
     let (name, size) = (name_of(out), disk.virtual_size());
     let global = &context.global;
     let prepared =
-        watched(global, quiet, "looking", size, |watch| disk.prepare(conversion, &name, watch))?;
+        watched(global, quiet, "looking", size, |watch| disk.prepare(form, &name, watch))?;
     let Some(prepared) = prepared else { return Ok(None) };
     watched(global, quiet, "converting", prepared.total_bytes(), |watch| {
         disk.write(prepared, Target::Path { path: out, force }, watch)
@@ -82,15 +65,15 @@ fn name_of(out: &Path) -> String {
 /// Signals end this process as they end others: a write to a full pipe can be left no other way.
 fn to_stream(
     disk: &mut Disk,
-    conversion: Conversion,
+    form: Form,
     image: &Path,
     context: &mut Context<'_>,
 ) -> Result<u8, Stop> {
     let mut out = io::stdout().lock();
     let mut silent = |_| ();
     let mut watch = Watch { progress: &mut silent, stopped: &|| false };
-    let name = format!("disk.{}", conversion.format());
-    let prepared = disk.prepare(conversion, &name, &mut watch);
+    let name = format!("disk.{}", form.format());
+    let prepared = disk.prepare(form, &name, &mut watch);
     let prepared = prepared.map_err(|error| failure(error, image))?;
     let (form, quiet) = (context.global.progress, context.out.quiet);
     let mut progress = Progress::new(form, quiet, "converting", prepared.total_bytes());

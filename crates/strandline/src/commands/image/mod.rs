@@ -7,6 +7,7 @@ mod chain;
 mod check;
 mod convert;
 mod digest;
+mod export;
 mod info;
 mod map;
 mod open;
@@ -40,6 +41,7 @@ pub(super) fn run(verb: ImageVerb, context: &mut Context<'_>) -> Result<u8, Stop
         ImageVerb::Map(args) => map::run(&args, context),
         ImageVerb::Digest(args) => digest::run(&args, context),
         ImageVerb::Convert(args) => convert::run(&args, context),
+        ImageVerb::Export(args) => export::run(&args, context),
         ImageVerb::Salvage(args) => salvage::run(&args, context),
         ImageVerb::Open(args) if args.rw => adopt::run_open(&args, context),
         ImageVerb::Open(args) => open::run(&args, context),
@@ -93,6 +95,23 @@ fn format_of(format: ImageFormat) -> Format {
         ImageFormat::Vmdk => Format::Vmdk,
         ImageFormat::Vdi => Format::Vdi,
     }
+}
+
+/// What is to be written: as told, or as the name of the output says.
+fn format_to(to: Option<ImageFormat>, out: &Path) -> Result<Format, Failure> {
+    if let Some(format) = to {
+        return Ok(format_of(format));
+    }
+    let suffix = out.extension().map(|suffix| suffix.to_string_lossy().to_ascii_lowercase());
+    let found = match suffix.as_deref() {
+        Some("img" | "dd" | "bin") => Some(Format::Raw),
+        Some(word) => Format::of_word(word),
+        None => None,
+    };
+    found.ok_or_else(|| {
+        let text = format!("`{}` does not say which format is to be written", out.display());
+        Failure::new(codes::USAGE, text).doing("say it: --to raw, qcow2, vhd, vhdx, vmdk, vdi")
+    })
 }
 
 /// An image is read from a file: refuses `-`, which names none.

@@ -1,6 +1,10 @@
 //! The commands on small images: what they print, and how they end.
 
 use crate::testing::{Ran, Script, run};
+use api::{
+    Answer, Failure, codes,
+    verbs::export::{Described, ExportFile, ImageFormat},
+};
 use std::{fs, path::Path};
 
 fn image(line: &[&str]) -> Ran {
@@ -182,4 +186,79 @@ fn a_salvage_saves_what_is_good_and_lists_the_rest() {
     let ran = image(&["check", &there, "--data", "--json"]);
     let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!((ran.exit, &document["unreadable"][0]["offset"]), (7, &(512 << 10).into()));
+}
+
+/// The answer of a store that has an instant as files of zeroes, of these suffixes.
+fn described(files: &[(&str, Option<u64>)]) -> Answer {
+    let file = |(suffix, length): &(&str, Option<u64>)| ExportFile {
+        name: format!("out{suffix}.vmdk"),
+        suffix: (*suffix).to_owned(),
+        length: *length,
+        etag: format!("e7a9{suffix}"),
+    };
+    Answer::ExportDescribe(Described {
+        reference: "db@seq:93880".parse().expect("a reference"),
+        seq: 93880,
+        time: "2026-11-20T10:03:40Z".parse().expect("a time"),
+        resolution: None,
+        size: 40 << 30,
+        format: ImageFormat::Vmdk,
+        subformat: "sparse".to_owned(),
+        base: None,
+        data: Some(0),
+        files: files.iter().map(file).collect(),
+    })
+}
+
+#[test]
+fn an_export_appears_whole_with_its_digest() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = dir.path().join("out.vmdk").to_string_lossy().into_owned();
+    let script = Script::of([Ok(described(&[("", Some(8192)), ("-flat", Some(1 << 20))]))]);
+    let ran = run(&["image", "export", "db@10:00", &out], &script, false);
+    assert_eq!(ran.exit, 0, "{}", ran.stderr);
+    let asked = &script.asked()[0];
+    assert!(asked.contains(r#""reference":"db@2026-11-20T10:00:00Z""#), "{asked}");
+    assert!(asked.contains(r#""name":"out.vmdk""#) && asked.contains(r#""format":"vmdk""#));
+    let flat = out.replace(".vmdk", "-flat.vmdk");
+    assert_eq!((get(&out).len(), get(&flat).len()), (8192, 1 << 20));
+    let zeroes = "9f1dcbc35c350d6027f98be0f5c8b43b42ca52b7604459c0c42be3aa88913d47";
+    assert!(ran.stdout.starts_with("exported db@seq:93880 (2026-11-20 10:03:40"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(&format!("sha256 {zeroes}  {out}\n")), "{}", ran.stdout);
+
+    let again = Script::of([Ok(described(&[("", Some(8192)), ("-flat", Some(1 << 20))]))]);
+    let ran = run(&["image", "export", "db", &out], &again, false);
+    assert_eq!(ran.exit, 4, "it exists: {}", ran.stderr);
+    let forced = Script::of([Ok(described(&[("", Some(4096))]))]);
+    let ran = run(&["image", "export", "db", &out, "--force", "--json"], &forced, false);
+    let told: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((&told["schema"], &told["seq"]), (&"image.export/1".into(), &93880.into()));
+    assert_eq!((&told["length"], &told["written"]), (&4096.into(), &0.into()));
+    assert_eq!(told["manifest"].as_str().map(str::len), Some(64));
+    assert_eq!(get(&out).len(), 4096);
+    let names = std::fs::read_dir(dir.path()).expect("a folder").count();
+    assert_eq!(names, 2, "nothing else is left");
+}
+
+#[test]
+fn an_export_is_planned_and_refused_without_a_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let script = Script::of([Ok(described(&[("", Some(8192)), ("-flat", Some(1 << 20))]))]);
+    let ran = run(&["image", "export", "db", &path("out.vmdk"), "-n"], &script, false);
+    assert_eq!(ran.exit, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("would write db@seq:93880"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("1056768 bytes"), "{}", ran.stdout);
+    let ran = run(&["image", "export", "db", &path("out")], &Script::default(), false);
+    assert_eq!(ran.exit, 2, "no suffix says the format: {}", ran.stderr);
+    let line = ["image", "export", "db", &path("a.qcow2"), "--base", "db"];
+    let ran = run(&line, &Script::default(), false);
+    assert_eq!(ran.exit, 2, "a base is an instant: {}", ran.stderr);
+    let flat = Script::of([Ok(described(&[("", Some(8192)), ("-flat", Some(1 << 20))]))]);
+    let ran = run(&["image", "export", "db", "-", "--to", "vmdk"], &flat, false);
+    assert_eq!(ran.exit, 2, "two files are no stream: {}", ran.stderr);
+    let failed = Script::of([Err(Failure::new(codes::NO_INSTANT, "there is no such instant"))]);
+    let ran = run(&["image", "export", "db@seq:1", &path("a.qcow2")], &failed, false);
+    assert_eq!(ran.exit, 3, "{}", ran.stderr);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "nothing is left");
 }
