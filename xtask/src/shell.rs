@@ -46,6 +46,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "python3:zstandard", package: "python3-zstandard" },
     Tool { name: "python3:pyvhdi", package: "python3-libvhdi" },
     Tool { name: "python3:pyvmdk", package: "python3-libvmdk" },
+    Tool { name: "7zz", package: "7zip" },
+    Tool { name: "curl", package: "curl" },
     Tool { name: "qemu-nbd", package: "qemu-utils" },
     Tool { name: "qemu-img", package: "qemu-utils" },
     Tool { name: "qemu-io", package: "qemu-utils" },
