@@ -100,6 +100,7 @@ registry! {
     GUEST_PATH = 2030 "this is no path in a disk";
     GUEST_PATH_AMBIGUOUS = 2031 "several file systems of the disk have that path";
     GUEST_UNREAD = 2032 "the disk holds nothing there that is read file by file";
+    NO_FOLDER = 2035 "a directory is wanted, and this is none";
 
     NO_STORE = 3001 "there is no store in this directory";
     NO_FILE = 3002 "a file or device that the command names does not exist";
@@ -135,6 +136,7 @@ registry! {
     BOOK_BUSY = 4010 "another process writes the seals of images";
     IMAGE_BUSY = 4011 "an image changed while it was looked at";
     IMAGE_IN_USE = 4012 "a program uses the file of an image";
+    MOUNTED = 4015 "something is mounted on the directory";
 
     WRONG_KEY = 5001 "this passphrase or key opens no key slot of the store";
     KEY_MISSING = 5002 "no key was found for the store";
@@ -145,6 +147,7 @@ registry! {
     MAY_NOT_RESTORE = 5007 "the caller may not restore this volume";
     CUT_OFF = 5008 "the client was detached from this volume";
     IMAGE_NAME = 5009 "an image names a file that it must not make us open";
+    MOUNT_DENIED = 5012 "the system does not let us mount";
 
     SHRINK = 6001 "shrinking needs --shrink";
     REWIND_UNCONFIRMED = 6002 "going back needs a confirmation";

@@ -75,6 +75,22 @@ impl Disk {
         Ok(Prepared { work, total_bytes })
     }
 
+    /// The files of an image in a form whose every byte follows from what is `held`; `name` is the
+    /// file name that an image may carry in itself.
+    pub fn lay_out(
+        &self,
+        form: Form,
+        held: Vec<Held>,
+        name: &str,
+    ) -> Result<Vec<ImageFile>, Error> {
+        match form.make(self.plan(form, held), Naming { name, sector_bytes: 512 })? {
+            Made::Files(files) => Ok(files),
+            Made::Grains(_) | Made::Clusters(..) => {
+                Err(Error::Unsuitable("a packed image has no length before it is packed"))
+            }
+        }
+    }
+
     /// Writes what was prepared to a target.
     pub fn write(
         &mut self,

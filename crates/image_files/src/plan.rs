@@ -24,26 +24,36 @@ const GRAIN_BYTES: u64 = 4096;
 impl Disk {
     /// The ranges that hold anything but zeroes, in order.
     pub(crate) fn held(&mut self, watch: &mut Watch<'_>) -> Result<Vec<Held>, Error> {
+        let looks = self.chain.layers().iter().any(|layer| layer.facts().unit == 0);
+        if looks { self.held_by_bytes(watch) } else { self.held_by_map(watch) }
+    }
+
+    /// The ranges that its map, and holes of its files, do not say to be zero, in order: known
+    /// without reading a byte of the guest's.
+    pub fn held_by_map(&mut self, watch: &mut Watch<'_>) -> Result<Vec<Held>, Error> {
         let size = self.virtual_size();
         let mut ranges = Ranges::new(size);
-        let looks = self.chain.layers().iter().any(|layer| layer.facts().unit == 0);
-        let files = &self.files;
-        let mut source = Source::new(&mut self.chain, files);
-        if !looks {
-            let mut place = 0;
-            while place < size {
-                for extent in source.extents(place, size)? {
-                    place = extent.end();
-                    if !is_zero(&extent.kind) {
-                        ranges.add(extent.start, extent.end());
-                    }
-                }
-                if (watch.stopped)() {
-                    return Err(Error::Interrupted);
+        let mut source = Source::new(&mut self.chain, &self.files);
+        let mut place = 0;
+        while place < size {
+            for extent in source.extents(place, size)? {
+                place = extent.end();
+                if !is_zero(&extent.kind) {
+                    ranges.add(extent.start, extent.end());
                 }
             }
-            return Ok(ranges.held);
+            if (watch.stopped)() {
+                return Err(Error::Interrupted);
+            }
         }
+        Ok(ranges.held)
+    }
+
+    fn held_by_bytes(&mut self, watch: &mut Watch<'_>) -> Result<Vec<Held>, Error> {
+        let size = self.virtual_size();
+        let mut ranges = Ranges::new(size);
+        let files = &self.files;
+        let mut source = Source::new(&mut self.chain, files);
         let mut place = 0;
         let next = || {
             if place >= size {

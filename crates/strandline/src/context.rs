@@ -11,7 +11,7 @@ use api::{
     codes,
 };
 use server::control::Client;
-use std::{path::PathBuf, rc::Rc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use world::{Clock as _, real::RealClock};
 
 /// The surroundings of one command.
@@ -26,7 +26,7 @@ pub struct Context<'a> {
     pub out: &'a mut Output,
     /// Who asks.
     pub who: Caller,
-    control: Option<Rc<dyn Control>>,
+    control: Option<Arc<dyn Control>>,
 }
 
 impl<'a> Context<'a> {
@@ -83,8 +83,9 @@ impl<'a> Context<'a> {
         self.control.as_deref().ok_or_else(|| Failure::bug("the store was not kept"))
     }
 
-    /// The store's control, for who keeps it beside this context.
-    pub fn shared_control(&mut self) -> Result<Rc<dyn Control>, Failure> {
+    /// The store's control, for who keeps it beside this context or on several threads; each of its
+    /// answers ends within the time limit.
+    pub fn shared_control(&mut self) -> Result<Arc<dyn Control>, Failure> {
         self.control()?;
         self.control.clone().ok_or_else(|| Failure::bug("the store was not kept"))
     }

@@ -76,13 +76,7 @@ impl Client {
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let Some(timeout) = self.timeout else { return work.await };
-        tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
-            let limit =
-                api::amounts::stretch_text(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-            Err(Failure::new(codes::TIMED_OUT, format!("the server did not answer in {limit}"))
-                .doing("give it longer with --timeout; what was asked may still be done"))
-        })
+        within(self.timeout, work).await
     }
 
     /// Sends one request; the answer's body comes through the task that is returned with it.
@@ -225,7 +219,8 @@ impl Client {
             Bytes::new(),
         )))?;
         let reader = frame::Reader::default();
-        Ok(Box::new(Stream { reader, body, _connection: connection, runtime }))
+        let timeout = self.timeout;
+        Ok(Box::new(Stream { reader, body, timeout, _connection: connection, runtime }))
     }
 }
 
@@ -285,6 +280,8 @@ fn push_query(path: &mut String, name: &str, value: &dyn std::fmt::Display) {
 struct Stream {
     reader: frame::Reader,
     body: Incoming,
+    /// For each piece.
+    timeout: Option<Duration>,
     _connection: JoinHandle<()>,
     runtime: runtime::Runtime, // last: it drives the others
 }
@@ -298,7 +295,8 @@ impl Chunks for Stream {
             if self.reader.ended() {
                 return Ok(None);
             }
-            match self.runtime.block_on(self.body.frame()) {
+            let frame = async { Ok(self.body.frame().await) };
+            match self.runtime.block_on(within(self.timeout, frame))? {
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
                         self.reader.receive(&bytes);
@@ -309,6 +307,20 @@ impl Chunks for Stream {
             }
         }
     }
+}
+
+/// Waits no longer than it may.
+async fn within<T>(
+    timeout: Option<Duration>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let Some(timeout) = timeout else { return work.await };
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        let limit =
+            api::amounts::stretch_text(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        Err(Failure::new(codes::TIMED_OUT, format!("the server did not answer in {limit}"))
+            .doing("give it longer with --timeout; what was asked may still be done"))
+    })
 }
 
 fn runtime() -> Result<runtime::Runtime, Failure> {

@@ -6,6 +6,7 @@
 mod chain;
 mod history;
 mod image;
+mod mount;
 mod pages;
 mod serve;
 mod store;
@@ -23,6 +24,7 @@ pub use image::{
     ImageDigestArgs, ImageExportArgs, ImageFillArgs, ImageFormat, ImageImportArgs, ImageInfoArgs,
     ImageMapArgs, ImageOpenArgs, ImageSalvageArgs, ImageStateArgs, ImageVerb,
 };
+pub use mount::MountArgs;
 pub use pages::{CompletionsArgs, DemoArgs, ManArgs};
 pub use serve::{AckPolicy, AnyoneRight, IoChoice, ServeArgs};
 pub use store::{InitArgs, KeyAddKind, KeyVerb, StoreVerb, TrashVerb};
@@ -207,6 +209,9 @@ pub enum Noun {
     Diff(DiffArgs),
     /// Bring files back from an instant, or write its whole disk
     Restore(RestoreArgs),
+    /// Show disks as files in every format, made as they are read; in the foreground
+    #[command(override_usage = "strandline mount [OPTIONS] [VOL[@I]|FILE] DIR")]
+    Mount(MountArgs),
     /// Look at, check, read and convert images in other formats; needs no store
     #[command(subcommand)]
     Image(ImageVerb),

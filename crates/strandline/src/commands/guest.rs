@@ -14,7 +14,7 @@ use api::{
 };
 use guest_files::{Disk, Error, FileSystem, Kind, Missing, NodeId, ReadError, Source, Volume};
 use std::{
-    cell::Cell, ffi::OsStr, fmt::Write as _, ops::Range, os::unix::ffi::OsStrExt as _, rc::Rc,
+    cell::Cell, ffi::OsStr, fmt::Write as _, ops::Range, os::unix::ffi::OsStrExt as _, rc::Rc, sync::Arc,
 };
 
 /// Bytes of a block, the store's unit of sealing.
@@ -298,7 +298,7 @@ pub(super) const fn kind_word(kind: Kind) -> &'static str {
 
 /// The bytes of an instant, from the store.
 struct Instant {
-    control: Rc<dyn Control>,
+    control: Arc<dyn Control>,
     who: Caller,
     reference: Reference,
     size: u64,

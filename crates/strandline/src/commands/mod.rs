@@ -11,6 +11,7 @@ mod image;
 mod key;
 mod log;
 mod mark;
+mod mount;
 mod open;
 mod pages;
 mod restore;
@@ -50,6 +51,7 @@ pub fn run(noun: Noun, context: &mut Context<'_>) -> Result<u8, Stop> {
         Noun::Rewind(args) => rewind::run(&args, context),
         Noun::Diff(args) => diff::run(&args, context),
         Noun::Restore(args) => restore::run(&args, context),
+        Noun::Mount(args) => mount::run(&args, context),
         Noun::Image(verb) => image::run(verb, context),
         Noun::Session(verb) => session::run(verb, context),
         Noun::Status => status::run(context),

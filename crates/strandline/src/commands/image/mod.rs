@@ -30,7 +30,7 @@ use world::{
 };
 
 /// What a command ends with when it was interrupted.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 pub(super) fn run(verb: ImageVerb, context: &mut Context<'_>) -> Result<u8, Stop> {
     // An image of VMware may have thousands of parts.
@@ -53,7 +53,7 @@ pub(super) fn run(verb: ImageVerb, context: &mut Context<'_>) -> Result<u8, Stop
 }
 
 /// Opens the state of an image for reading.
-fn open(args: &ImageStateArgs) -> Result<Disk, Failure> {
+pub(super) fn open(args: &ImageStateArgs) -> Result<Disk, Failure> {
     try_open(args).map_err(|error| failure(error, &args.of.image))
 }
 
@@ -115,7 +115,7 @@ fn format_to(to: Option<ImageFormat>, out: &Path) -> Result<Format, Failure> {
 }
 
 /// An image is read from a file: refuses `-`, which names none.
-fn no_pipe(image: &Path) -> Result<(), Failure> {
+pub(super) fn no_pipe(image: &Path) -> Result<(), Failure> {
     if image.as_os_str() != "-" {
         return Ok(());
     }
@@ -125,7 +125,7 @@ fn no_pipe(image: &Path) -> Result<(), Failure> {
 }
 
 /// An error of the library in the one form, with what helps; `image` is what the user named.
-fn failure(error: Error, image: &Path) -> Failure {
+pub(super) fn failure(error: Error, image: &Path) -> Failure {
     match error {
         Error::Fault { fault, path } => faulty(&fault, &path, image),
         Error::Missing(path) => {
@@ -210,7 +210,7 @@ fn fault_json(fault: &Fault, path: &Path) -> serde_json::Value {
 
 /// Runs work that takes its time: with progress, and an end at Ctrl-C that leaves nothing behind.
 /// `None` if it was interrupted.
-fn watched<T>(
+pub(super) fn watched<T>(
     global: &Global,
     quiet: bool,
     what: &'static str,
