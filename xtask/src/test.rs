@@ -13,6 +13,7 @@ const NEEDS: &[(&str, &[Need])] = &[
     ("guest_mounts", &[Need::Root, Need::Devices]),
     ("images", &[Need::Shared]),
     ("kills", &[Need::Shared]),
+    ("mount", &[Need::Root, Need::Fuse]),
     ("power_cut", &[Need::Shared, Need::Root, Need::Devices]),
 ];
 
@@ -20,6 +21,7 @@ const NEEDS: &[(&str, &[Need])] = &[
 enum Need {
     Shared,
     Root,
+    Fuse,
     Devices,
 }
 
@@ -31,6 +33,7 @@ impl Need {
                 .is_none()
                 .then_some("the shared scripts are absent (../shared or $STRANDLINE_SHARED)"),
             Self::Root => (!shell::is_root()).then_some("not root"),
+            Self::Fuse => (!Path::new("/dev/fuse").exists()).then_some("no /dev/fuse"),
             Self::Devices => {
                 let there =
                     ["/dev/fuse", "/dev/loop-control"].iter().all(|path| Path::new(path).exists());
