@@ -14,7 +14,8 @@ use api::{
 };
 use guest_files::{Disk, Error, FileSystem, Kind, Missing, NodeId, ReadError, Source, Volume};
 use std::{
-    cell::Cell, ffi::OsStr, fmt::Write as _, ops::Range, os::unix::ffi::OsStrExt as _, rc::Rc, sync::Arc,
+    cell::Cell, ffi::OsStr, fmt::Write as _, ops::Range, os::unix::ffi::OsStrExt as _, rc::Rc,
+    sync::Arc,
 };
 
 /// Bytes of a block, the store's unit of sealing.

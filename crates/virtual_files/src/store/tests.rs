@@ -91,6 +91,7 @@ impl Fake {
             clients: vec![],
             branches: vec![],
             marks: 1,
+            base: None,
         })
     }
 
