@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Do real machines live with the server? Guests of the lab boot from a volume and use the kernel's NBD client.
 
-    guests.py boots|kernel-nbd --program 'strandline' --lab LAB [--megabytes N]
+    guests.py boots|kernel-nbd|images --program 'strandline' --lab LAB [--megabytes N]
 
 boots: a bootable disk is copied into a volume over NBD and booted; the machine is killed, booted again,
 killed; then a clone and a writable `open` of an instant between the two are booted, and each must hold
@@ -9,6 +9,9 @@ what was synced by then and nothing of what others wrote.
 kernel-nbd: a guest makes ext4 on /dev/nbd0, fills it, removes a part, trims. fsck must find it clean, and
 the digest must be the same after a reconnect, in a second guest after a restart of the server, and
 as another client reads it.
+images: a machine boots from images in qcow2, VHDX and VMDK that were only adopted, is killed with its server in
+mid-fill, and boots again; then from a qcow2 and a VMDK exported of it, and from an overlay over the same
+two as virtual files of `mount`. Each holds what the machine wrote.
 
 Guests need QEMU and root (see the lab's README). Exit: 0 all held, 1 something did not, 2 usage.
 """
@@ -22,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from product import CommandFailed, Product
 
@@ -54,6 +58,10 @@ class Lab:
         words = ['boot', '--nbd', uri, '--timeout', str(BOOT_SECONDS)] + (['--kill'] if kill else [])
         return self.run(*words, '--', 'set -e; ' + script)
 
+    def boot_file(self, what, file, script):
+        print('boot: ' + what, flush=True)
+        return self.run('boot', '--disk', file, '--timeout', str(BOOT_SECONDS), '--', 'set -e; ' + script)
+
 
 def boots(args, lab, work):
     disk = os.path.join(work, 'boot.raw')
@@ -80,6 +88,59 @@ def boots(args, lab, work):
         lab.boot('the present', present, alone, kill=False)
     finally:
         product.stop()
+
+
+def images(args, lab, work):
+    disk = os.path.join(work, 'boot.raw')
+    lab.run('boot-disk', disk, '--size', str(BOOT_MIB))
+    product = Product(shlex.split(args.program), work)
+    product.init()
+    product.start()
+
+    def uri(name):
+        return product.json('vol', 'show', name)['uri']
+    try:
+        for form in ('qcow2', 'vhdx', 'vmdk'):
+            path = os.path.join(work, 'boot.' + form)
+            subprocess.run(['qemu-img', 'convert', '-f', 'raw', '-O', form, disk, path], check=True)
+            product.cli('image', 'adopt', path, form, '--format', form, '--fill', '--rate', '8M')
+            lab.boot('%s, just adopted' % form, uri(form), 'echo %s > /root/first; sync' % form, kill=True)
+            product.kill()
+            product.start()
+            lab.boot('%s, after a kill of the server in mid-fill' % form, uri(form), 'grep -x %s /root/first' % form, kill=False)
+        os.unlink(disk)
+        at = 'vmdk@seq:%d' % product.json('vol', 'show', 'vmdk@now')['seq']
+        wrote = 'grep -x vmdk /root/first; echo 2 > /root/second; sync'
+        for form in ('qcow2', 'vmdk'):
+            out = os.path.join(work, 'exported.' + form)
+            product.cli('image', 'export', at, out, '--to', form)
+            lab.boot_file('an exported ' + form, out + ',format=' + form, wrote)
+            os.unlink(out)
+        virtual_files(lab, product, at, wrote)
+    finally:
+        product.stop()
+
+
+def virtual_files(lab, product, at, script):
+    folder = os.path.join(product.work, 'mounted')
+    os.mkdir(folder)
+    mounted = subprocess.Popen(product.program + ['-s', product.store, 'mount', at, folder], stdin=subprocess.DEVNULL,
+                               env=product.environment)
+    try:
+        while not os.path.ismount(folder):
+            if mounted.poll() is not None:
+                raise Broken('mount ended with %d' % mounted.returncode)
+            time.sleep(0.01)
+        for form in ('qcow2', 'vmdk'):
+            found = [os.path.join(root, 'disk.' + form) for root, _, files in os.walk(folder) if 'disk.' + form in files]
+            over = os.path.join(product.work, 'over-%s.qcow2' % form)
+            subprocess.run(['qemu-img', 'create', '-q', '-f', 'qcow2', '-b', found[0], '-F', form, over], check=True)
+            lab.boot_file('an overlay over a virtual ' + form, over + ',format=qcow2', script)
+    finally:
+        mounted.terminate()
+        mounted.wait(60)
+    if mounted.returncode or os.path.ismount(folder):
+        raise Broken('mount ended with %d' % mounted.returncode)
 
 
 def digest_of(text):
@@ -132,16 +193,19 @@ umount /mnt; e2fsck -fn /dev/nbd0 || exit 9; %(digest)s; nbd-client -d /dev/nbd0
     print('one digest for all: ' + wrote)
 
 
+SCENES = {'boots': boots, 'kernel-nbd': kernel_nbd, 'images': images}
+
+
 def main():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument('what', choices=('boots', 'kernel-nbd'))
+    words.add_argument('what', choices=tuple(SCENES))
     words.add_argument('--program', required=True)
     words.add_argument('--lab', required=True)
     words.add_argument('--megabytes', type=int, default=80)
     args = words.parse_args()
     work = tempfile.mkdtemp(prefix='strandline-guests-')
     try:
-        (boots if args.what == 'boots' else kernel_nbd)(args, Lab(args.lab), work)
+        SCENES[args.what](args, Lab(args.lab), work)
     except (Broken, CommandFailed, subprocess.CalledProcessError) as error:
         print('FAILED: %s' % error)
         return 1

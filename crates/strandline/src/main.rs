@@ -146,7 +146,7 @@ mod tests {
         let text = refused("strandline vol create db --size -5");
         assert!(text.contains("`-5` is no size"), "{text}");
         assert!(text.ends_with("see           strandline vol create --help"), "{text}");
-        let text = refused("strandline diff db@now --files");
+        let text = refused("strandline diff db@now --sectors");
         assert!(!text.contains("to pass"), "{text}");
     }
 
